@@ -22,7 +22,7 @@ class RanksError(RuntimeError):
 
 
 class AcrossRanks:
-    """What a baseline foretells of the examples of all ranks together.
+    """What a baseline predicts for the examples of all ranks together.
 
         b = baseline(C of all ranks, one after the other along dimension 0)[those of this rank]
 

@@ -60,7 +60,7 @@ class Learned(ABC):
             k: v.to(credit.total.device) for k, v in self.memories.get(credit.name, {}).items()
         }
         with torch.no_grad():  # else a memory would hold the graphs of all recordings before
-            found: Tensor = raw(self._foretell, credit, memory)
+            found: Tensor = raw(self._predict, credit, memory)
             self.memories[credit.name] = raw(self._learn, credit, memory)
         given[credit.name] = found
         return found
@@ -95,7 +95,7 @@ class Learned(ABC):
             )
 
     @abstractmethod
-    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
+    def _predict(self, credit: Credit, memory: Memory) -> Tensor:
         """Return the baseline of a site by what is known of it."""
 
     @abstractmethod

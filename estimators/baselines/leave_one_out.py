@@ -1,4 +1,4 @@
-"""Leave-one-out: what the credits of the other elements foretell of that of one."""
+"""Leave-one-out: what the credits of the other elements predict for that of one."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ class BaselineWarning(UserWarning):
 
 
 class LeaveOneOut:
-    """The credit of an element as the other elements foretell it.
+    """The credit of an element as the other elements predict it.
 
         b[n] = 1/(N-1) Σ_{m≠n} C[m]                                         along one dimension
         b[n, k] = 1/(N-1) Σ_{m≠n} C[m, k] + β_n (r[n, k] - 1/(N-1) Σ_{m≠n} r[m, k])
@@ -50,7 +50,7 @@ class LeaveOneOut:
             IndexError: if the site has no dimension `dim`.
         """
         if self.dim is None:
-            found = foretold(credit)
+            found = predicted(credit)
         else:
             found = credit.of_others(self.dim) if credit.is_apart(self.dim) else None
         if found is None:
@@ -68,8 +68,8 @@ class LeaveOneOut:
         return found
 
 
-def foretold(credit: Credit) -> Tensor | None:
-    """Return what the other elements foretell of the credit of each, None if there are none."""
+def predicted(credit: Credit) -> Tensor | None:
+    """Return what the other elements predict for the credit of each, None if there are none."""
     groups: dict[frozenset[int], Tensor] = {}
     for part in credit.parts:
         dims = frozenset(d for d in part.apart if credit.shape[d] > 1)
@@ -106,7 +106,7 @@ def _of_others(total: Tensor, dim: int) -> Tensor:
 
 
 def _fitted(total: Tensor, siblings: Tensor, example: int) -> Tensor:
-    """Return the mean of the other examples, and what siblings foretell by a fit to them."""
+    """Return the mean of the other examples, and what siblings predict by a fit to them."""
     count = total.shape[example]
     # Away from the mean of all by x, an example is away from that of the others by N/(N-1) x, and
     # without it their sum of squares is less by N/(N-1) x².

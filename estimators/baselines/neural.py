@@ -1,4 +1,4 @@
-"""Neural baseline: a network that foretells the credit of a site from what was there before it."""
+"""Neural baseline: a network that predicts the credit of a site from what was there before it."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, StateError, decayed
-from ancestral.estimators.baselines.leave_one_out import foretold
+from ancestral.estimators.baselines.leave_one_out import predicted
 from ancestral.estimators.credit.credit import Credit, Part
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.nodes.distribution_params import Held, factorized, parameters
@@ -25,7 +25,7 @@ _ADAM = partial(torch.optim.Adam, lr=0.01)
 
 
 class Neural(Learned):
-    """What a network foretells of the credit, and of the rest the other elements.
+    """What a network predicts of the credit, and of the rest the other elements.
 
         b[n, k] = m + d f(x[n], z[n, others than k]) + LOO(what is left)[n, k]
         f = argmin Σ_earlier (C - m - d f)²
@@ -89,7 +89,7 @@ class Neural(Learned):
         """Return the user's x for a site, tracked; None for the parameters of its distribution."""
         return self._inputs(credit) if callable(self._inputs) else self._inputs
 
-    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
+    def _predict(self, credit: Credit, memory: Memory) -> Tensor:
         net, _ = self._net_of(credit)
         if self._shared is not None and self._is_new(credit.recording):
             self._step()  # not before: the other sites of its recording are to have the net of then
@@ -97,10 +97,10 @@ class Neural(Learned):
                 memory = {}  # asked for other sites before, from which the net has learned
         with torch.no_grad():
             known = self._ask(net, credit, memory).to(credit.total.dtype)
-        others = foretold(credit)
+        others = predicted(credit)
         if others is None:
             return known
-        rest = foretold(replace(credit, parts=(*credit.parts, Part(-known, frozenset({0})))))
+        rest = predicted(replace(credit, parts=(*credit.parts, Part(-known, frozenset({0})))))
         return known if rest is None else known + rest
 
     def _learn(self, credit: Credit, memory: Memory) -> Memory:
@@ -141,7 +141,7 @@ class Neural(Learned):
                 optimizer.zero_grad()
 
     def _ask(self, net: nn.Module, credit: Credit, memory: Memory) -> Tensor:
-        """Return what a network foretells, [*shape of the site] with ones."""
+        """Return what a network predicts, [*shape of the site] with ones."""
         x, shape = _features(credit), credit.shape
         if not memory or memory["inputs"].shape != x.shape[1:]:
             return x.new_zeros((1,) * len(shape))
@@ -227,7 +227,7 @@ class Neural(Learned):
 
 
 class _Network(nn.Module):
-    """Foretells the credit of each element from inputs, and from the values of the others."""
+    """Predicts the credit of each element from inputs, and from the values of the others."""
 
     def __init__(self, features: int, elements: int, width: int) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class _Network(nn.Module):
         self.others = nn.Parameter(torch.zeros(elements, width))
 
     def forward(self, x: Tensor, values: Tensor) -> Tensor:
-        """Return what [N, features] and values [N, elements, width] foretell, [N, elements]."""
+        """Return what [N, features] and values [N, elements, width] predict, [N, elements]."""
         own = (values * self.others).sum(-1)
         found: Tensor = self.inner(x) + own.sum(1, keepdim=True) - own
         return found

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, decayed
-from ancestral.estimators.baselines.leave_one_out import exact, foretold
+from ancestral.estimators.baselines.leave_one_out import exact, predicted
 from ancestral.estimators.credit.credit import Credit
 from ancestral.trace.nodes.distribution_params import factorized, held_within
 from ancestral.trace.nodes.mask import rebuilt
@@ -24,7 +24,7 @@ class Optimal(Learned):
         b = Σ_k w_k p_k,   w = argmin Σ_earlier |s|² (C - Σ_k w_k p_k)²
 
     The predictions p are b* over a long time, over a short one, and of each place along the
-    dimensions of the site after the first of several; and what the other elements foretell, as in
+    dimensions of the site after the first of several; and what the other elements predict, as in
     `LeaveOneOut`. Of one constant the fit is b* itself.
 
     Unbiased, because w and all p hold draws of earlier recordings and of other elements only.
@@ -36,8 +36,8 @@ class Optimal(Learned):
     is_proven = True
     KEYS = frozenset({"steps", "slow", "fast", "place"})
 
-    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
-        others = foretold(credit)
+    def _predict(self, credit: Credit, memory: Memory) -> Tensor:
+        others = predicted(credit)
         if not memory:
             return torch.zeros_like(credit.total.reshape(-1)[0]) if others is None else others
         known = _predictions(credit, memory, others)
@@ -60,7 +60,7 @@ class Optimal(Learned):
             ),
         }
         if memory:
-            known = _predictions(credit, memory, foretold(credit))
+            known = _predictions(credit, memory, predicted(credit))
             weighed = known * squares.flatten()
             gram, cross = weighed @ known.T, weighed @ cost.flatten()
             latest = (1 / steps).clamp(min=_SLOW)
@@ -91,7 +91,7 @@ def _place(credit: Credit, memory: Memory) -> Tensor:
 def _weights(memory: Memory, *, has_others: bool) -> Tensor:
     """Return the least-squares weights of the predictions, [4].
 
-    Begin with what others foretell, or else with b* over a long time; as steps go by that counts
+    Begin with what others predict, or else with b* over a long time; as steps go by that counts
     less.
     """
     begin = memory["slow"].new_tensor([1.0, 0.0, 0.0, float(has_others)])

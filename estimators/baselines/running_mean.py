@@ -31,7 +31,7 @@ class RunningMean(Learned):
         super().__init__()
         self.decay = decay
 
-    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
+    def _predict(self, credit: Credit, memory: Memory) -> Tensor:
         """Return the mean of the recordings before, []."""
         if not memory:
             return torch.zeros_like(credit.total.detach().reshape(-1)[0])

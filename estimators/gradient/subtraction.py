@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines.leave_one_out import foretold
+from ancestral.estimators.baselines.leave_one_out import predicted
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
 from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.partial_credit import merged
@@ -127,7 +127,7 @@ class Subtraction:
         if _is_one(node):
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
         if chosen == "auto":
-            others = foretold(credit)
+            others = predicted(credit)
             return None if others is None else detach(others)
         credit = replace(credit, recording=self._universe, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise

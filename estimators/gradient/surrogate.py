@@ -211,7 +211,7 @@ def backward(
             nesting as the loss.
         baseline: what is subtracted from the downstream costs of each site, as the loss weighs
             them: a function of its credit that does not depend on its draw. By default, "auto",
-            what the other elements foretell, as `LeaveOneOut` does, wherever some are apart; None
+            what the other elements predict, as `LeaveOneOut` does, wherever some are apart; None
             for nothing.
         estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise
             for the terms that its value reaches by smooth routes only, and by its score function

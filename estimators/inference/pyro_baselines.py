@@ -1,6 +1,6 @@
 """Baselines as Pyro's users ask for them: ``infer={"baseline": {...}}`` at a site of the guide.
 
-        b = decaying average of the downstream costs of earlier steps + what a network foretells
+        b = decaying average of the downstream costs of earlier steps + what a network predicts
 
 Pyro's costs are those of the bound, which is maximized, and of a whole case; a credit here is of
 the loss, and of an element of an event.
@@ -50,7 +50,7 @@ class PyroBaseline:
         if options.get("nn_baseline") is not None and options.get("baseline_value") is not None:
             raise BaselineError(
                 f"{described}: its baseline has both nn_baseline and baseline_value, of which "
-                "one may foretell the cost"
+                "one may predict the cost"
             )
         self._name, self._options, self._particles = name, options, particles
         self._described = described
@@ -63,7 +63,7 @@ class PyroBaseline:
         dims = tuple(range(len(credit.shape) - events, len(credit.shape)))
         cost = -self._particles * (total.mean(dims) if dims else total)
         found = self._average(cost) if self._options.get("use_decaying_avg_baseline") else None
-        learned = self._foretold()
+        learned = self._predicted()
         if learned is not None:
             found = learned if found is None else found + learned
             self.loss = self.loss + (cost - untrack(found)).square().sum()
@@ -84,8 +84,8 @@ class PyroBaseline:
             pyro.get_param_store()[name] = (1 - beta) * cost + beta * old
         return old.detach()
 
-    def _foretold(self) -> Tensor | None:
-        """Return what a network, or the user's own value, foretells."""
+    def _predicted(self) -> Tensor | None:
+        """Return what a network, or the user's own value, predicts."""
         network = self._options.get("nn_baseline")
         if network is not None:
             found: Tensor = network(detach(self._options.get("nn_baseline_input")))

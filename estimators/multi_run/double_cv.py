@@ -13,7 +13,7 @@ from ancestral.trace.context.argument_checks import check_count
 
 @dataclass(frozen=True)
 class DoubleCV:
-    """Compare several draws with each other, after what the slopes at the others foretell.
+    """Compare several draws with each other, after what the slopes at the others predict.
 
         g = 1/K Σ_k [ Σ_n (h_k - 1/(K-1) Σ_{j≠k} h_j) ∇ log q(z_k[n]) + G_k · ∇μ ]
         h_k = f_n(z_k) - G_kn · (z_k - μ),   G_kn = 1/(K-1) Σ_{j≠k} f_n'(z_j),   μ = E[z]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
+from ancestral.estimators.credit.site_choices import Choices as SiteChoices
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.loss_pytree import LossError
-from ancestral.estimators.gradient.problem import problem_of
+from ancestral.estimators.gradient.problem import Problem, problem_of
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import surrogate_of
 from ancestral.estimators.inference.bound_value import bound_value
@@ -79,7 +80,7 @@ class Choices:
     def over_others(self, is_single: bool) -> Baselines:
         """Return what is subtracted besides the bound of the other draws.
 
-        A bound of one draw has no others, and what the elements foretell instead.
+        A bound of one draw has no others, and what the elements predict instead.
         """
         given: Any = self.baseline
         if isinstance(given, str) and given == "vimco":
@@ -146,7 +147,7 @@ def of_log_weights(
         TypeError: if `log_weights` is no tensor, or `function` none.
         LossError: if `log_weights` has no dimension, or depends on no draw of a recording.
         WeightError: if they are not finite, or a draw that is scored reaches several of the K.
-        ValueError: if `function` returns another shape, or a choice is none.
+        ValueError: if `function` returns another shape, or a choice is none, or none for K draws.
     """
     checked = LogMean() if function is None else checked_function(function)
     choices = Choices(baseline, estimator, credit, pathwise)
@@ -278,6 +279,8 @@ def _surrogate(parts: Sequence[Part], found: Derivatives, choices: Choices) -> T
         term = attach(alias(cost + live - live.detach()), sources)
         problem = problem_of(term.sum(), None)
         problem, estimate = chosen(problem, choices.estimator, choices.credit)
+        if not is_single:
+            _refuse_others(problem, choices, len(log_w))
         names = part.names
         if names is None:
             names = apart(problem, log_w)
@@ -286,3 +289,29 @@ def _surrogate(parts: Sequence[Part], found: Derivatives, choices: Choices) -> T
         correct = correction(problem, names, log_w, slope, bend, choices.pathwise, is_single)
         total = total + correct
     return total
+
+
+def _refuse_others(problem: Problem, choices: Choices, rows: int) -> None:
+    """Raise where the costs of other draws would count for one: each holds f, which all reach.
+
+    Raises:
+        ValueError: at the first site that is scored with such a choice.
+    """
+    baselines = SiteChoices("baseline", choices.over_others(is_single=False), "auto")
+    credit = SiteChoices("credit", choices.credit, by_element)
+    for node in problem.upstream:
+        if node not in problem.scored:
+            continue
+        where = f"site {node.name!r} ({node.location})"
+        if baselines.of(node) is not None:
+            raise ValueError(
+                f"{where}: baseline={short(baselines.of(node))} is for a bound of one draw: the "
+                "costs of several all hold the bound, which each draw reaches, so that what others "
+                "cost depends on it; expected 'vimco', the default, or None"
+            )
+        if rows > 1 and credit.of(node) is not by_element:
+            raise ValueError(
+                f"{where}: credit={short(credit.of(node))} gives each draw the costs of the others "
+                "too, which all hold the bound; expected an.estimators.by_element, the default, or "
+                "draws one after the other, with vectorized=False"
+            )

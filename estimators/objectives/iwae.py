@@ -74,10 +74,11 @@ def iwae(
             particles. Only if `vectorized`; by default one run without them tells.
         baseline: what is subtracted for a scored site; "vimco" is the bound where the mean of the
             other log-weights takes the place of that of the draw: Mnih and Rezende (2016),
-            "Variational inference for Monte Carlo objectives", equation 8. Any other, see
-            `ancestral.backward`, is subtracted of what is left then.
+            "Variational inference for Monte Carlo objectives", equation 8. None is the only other
+            choice for several draws, whose costs all hold the bound, which each of them reaches.
+            One draw takes those of `ancestral.backward`, and "auto" for "vimco".
         estimator: how a site drawn by ``rsample`` gets its gradient.
-        credit: which examples count for a site.
+        credit: which examples count for a site; by element where several draws run at once.
         pathwise: the gradient along the values of the others. "dreg" is doubly reparameterized:
             Tucker, Lawson, Gu and Maddison (2019), "Doubly reparameterized gradient estimators for
             Monte Carlo objectives", equation 8. "stl" leaves the guide's score out, which is
@@ -87,7 +88,7 @@ def iwae(
         kwargs: what both are called with.
 
     Raises:
-        ValueError: if `particles` is no positive number, or a choice is none.
+        ValueError: if `particles` is no positive number, or a choice is none, or none for several.
         TypeError: if a program is no function, or for a keyword that is Pyro's name of an argument
             of this, and no parameter of a program.
         GuideError: if the sites of the two do not match, or a path is no path of the guide.

@@ -16,7 +16,7 @@ reparameterized gradient estimators for Monte Carlo objectives", equations 5 and
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from ancestral.estimators.gradient.problem import Problem
 from ancestral.estimators.gradient.score_function import product
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
-from ancestral.estimators.pathwise.routes import DerivativeOrderError, edges_of_gates, sent_to
+from ancestral.estimators.pathwise.first_order import first_order
+from ancestral.estimators.pathwise.routes import edges_of_gates, sent_to
 from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
@@ -86,7 +87,8 @@ def correction(
     along = left_out + _density(scored, weights)
     if pathwise != "stl":
         along = along + (bend * log_w).sum()
-    return _first_order(left_out - paths_of(along, own))
+    total = first_order(left_out - paths_of(along, own), _ADVICE)
+    return total - total.detach()
 
 
 def paths_of(total: Tensor, draws: Sequence[Node]) -> Tensor:
@@ -157,42 +159,10 @@ def _density(nodes: Sequence[Node], weights: dict[str, Credit]) -> Tensor:
     return sum(parts, torch.zeros(()))
 
 
-def _first_order(total: Tensor) -> Tensor:
-    """Return a scalar less its value, with a first derivative and no other."""
-    once: Any = _Once.apply
-    found: Tensor = once(total)
-    return found - total.detach()
-
-
-class _Once(torch.autograd.Function):
-    """A scalar whose second derivatives raise an error."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor) -> Tensor:
-        ctx.save_for_backward(total)
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (total,) = ctx.saved_tensors
-        beyond: Any = _Beyond.apply
-        zero: Tensor = beyond(total)
-        return gradients[0] + zero
-
-
-class _Beyond(torch.autograd.Function):
-    """Zero, whose derivative raises an error."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor) -> Tensor:
-        return torch.zeros_like(total)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Tensor:
-        raise DerivativeOrderError(
-            "a doubly reparameterized gradient is one of first order, and a higher derivative of "
-            "its surrogate was asked for; pass pathwise='plain', whose derivatives are all right"
-        )
+_ADVICE = (
+    "a doubly reparameterized gradient is one of first order, and a higher derivative of its "
+    "surrogate was asked for; pass pathwise='plain', whose derivatives are all right"
+)
 
 
 def _refuse(node: Node, pathwise: str) -> None:

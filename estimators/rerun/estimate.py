@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import Choices, PerSite
@@ -27,7 +26,7 @@ from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
-from ancestral.estimators.pathwise.routes import DerivativeOrderError
+from ancestral.estimators.pathwise.first_order import first_order
 from ancestral.estimators.rerun.replay import (
     First,
     NotAFunctionError,
@@ -162,7 +161,7 @@ def estimated(
         part = estimator(site)
         total = total + (part - part.detach()).to(total.dtype)
     if begun.sites and total.requires_grad:
-        total = _apply(_FirstOrder, total)
+        total = first_order(total, _ADVICE)
     evaluations = 1 + sum(site.evaluations for site, _ in begun.sites)
     squares = [s.second_moment for s, _ in begun.sites if s.second_moment is not None]
     learned = torch.stack(squares).sum() if squares else None
@@ -197,7 +196,7 @@ def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
     assert isinstance(plan.estimators, RunRLOO)
     if not (plan.baseline is None or plan.baseline == "auto"):
         raise ValueError(
-            "RunRLOO subtracts what the other runs foretell, and another baseline was given too; "
+            "RunRLOO subtracts what the other runs predict, and another baseline was given too; "
             "leave baseline= out"
         )
     found = WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
@@ -359,41 +358,7 @@ def _check(choice: Any, node: Node | str) -> Any:
     )
 
 
-def _apply(function: Any, *tensors: Tensor) -> Tensor:
-    """Apply a function of autograd, which torch does not annotate."""
-    found: Tensor = function.apply(*tensors)
-    return found
-
-
-class _FirstOrder(Function):
-    """The identity, whose derivative refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor) -> Tensor:
-        """Return a copy."""
-        ctx.save_for_backward(total)
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Return the derivative, which depends on the scalar in name."""
-        (total,) = ctx.saved_tensors
-        return _apply(_Refused, gradient, total)
-
-
-class _Refused(Function):
-    """Returns a gradient, and refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, total: Tensor) -> Tensor:
-        """Return a copy of the gradient."""
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Refuse."""
-        raise DerivativeOrderError(
-            "a second derivative was taken of the surrogate of an estimate with estimators that "
-            "run the program again, which have the first only; use estimators='score', whose "
-            "surrogate has all"
-        )
+_ADVICE = (
+    "a second derivative was taken of the surrogate of an estimate with estimators that run the "
+    "program again, which have the first only; use estimators='score', whose surrogate has all"
+)

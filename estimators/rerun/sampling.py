@@ -150,7 +150,7 @@ def refuse_shared(
 def without_others(estimate: Estimator, dims: Mapping[str, int]) -> Estimator:
     """Return an estimator whose credits are not apart where elements are drawn together.
 
-    No baseline then takes one of them to foretell another.
+    No baseline then takes one of them to predict another.
     """
 
     def counting(structure: Structure, values: Any) -> list[Credit]:

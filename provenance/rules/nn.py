@@ -1,7 +1,7 @@
 """Rules of the layers that torch runs as one op: attention, recurrence, dropout.
 
 Batch dimensions survive. A layer with several results is given the number of the result before its
-arguments (`NUMBERED`), since their shapes may be the same.
+arguments (`numbered`), since their shapes may be the same.
 
 >>> from torch import ones
 >>> q, k, v = ones(5, 2, 3, 4), ones(5, 2, 6, 4), ones(5, 2, 6, 7)

@@ -12,8 +12,8 @@ import torch
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 CHECKS = (
     *("leave-one-out", "leave-one-out along 0", "running mean", "optimal", "neural"),
-    *("uneven batches", "accumulation without synchronization", "orders of wrapping"),
-    *("refusals", "parameters that torch looks for", "sharded parameters"),
+    *("uneven batches", "groups of ranks", "accumulation without synchronization"),
+    *("orders of wrapping", "refusals", "parameters that torch looks for", "sharded parameters"),
 )
 
 

@@ -77,15 +77,17 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def compare(name: str, sizes: list[int], baseline: Baseline) -> None:
-    """Take steps on all ranks, and the same steps in one process."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+def compare(
+    name: str, sizes: list[int], baseline: Baseline, group: dist.ProcessGroup | None = None
+) -> None:
+    """Take steps on all ranks of a group, and the same steps in one process."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
     count = sum(sizes)
     x, mine = X[:count], own(sizes, rank)
     alone = net()
     single = copy.deepcopy(alone)
-    parallel = DistributedDataParallel(alone)
-    ours, theirs = an.estimators.AcrossRanks(baseline()), baseline()
+    parallel = DistributedDataParallel(alone, process_group=group)
+    ours, theirs = an.estimators.AcrossRanks(baseline(), group), baseline()
     for step in range(STEPS):
         for each in (alone, single):
             each.zero_grad()
@@ -261,6 +263,9 @@ def main() -> None:
         for name, baseline in BASELINES.items():
             compare(name, [4] * world, baseline)
         compare("uneven batches", [4, *[3] * (world - 2), 1], an.estimators.LeaveOneOut)
+        halves = [dist.new_group([*range(world)[half::2]]) for half in range(2)]
+        half = halves[dist.get_rank() % 2]
+        compare("groups of ranks", [3, 2], an.estimators.LeaveOneOut, half)
     for check in (accumulate, orders, refusals, looked_for, sharded):
         if not chosen or check.__name__ in chosen:
             check()

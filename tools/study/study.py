@@ -103,6 +103,7 @@ def study(
     Raises:
         RuntimeError: within an open recording.
         TypeError: if the program is no function, or returns no loss.
+        ValueError: if a number of what is to be done is none, or too small.
         StudyError: if an estimator is unknown or does not fit, the folder holds another study, the
             disk is full, or something is not installed. No result is lost.
         NotAFunctionError: if the program differs from run to run.

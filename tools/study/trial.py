@@ -123,7 +123,7 @@ def fitting(
                 raise StudyError(
                     f"estimators: {name!r} does not fit the program: {brief(error)}"
                 ) from error
-            left_out[name] = brief(error).partition("; ")[0]  # what to do is for who asked for it
+            left_out[name] = brief(error).partition("; ")[0]  # advice is for whoever asked
     if not fit:
         raise StudyError("estimators: none fits the program: " + "; ".join(left_out.values()))
     return fit, evaluations, left_out

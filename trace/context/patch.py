@@ -218,7 +218,7 @@ class Openness(Protocol):
 
 
 class Waiting(Staying):
-    """Attributes of classes that wait between recordings, and are torch's own to who asks then."""
+    """Attributes of classes that wait between recordings: torch's own to whoever asks then."""
 
     def __init__(self, patches: Iterable[Patch], switch: Openness) -> None:
         """Take the attributes as torch has them, and what says whether a recording is open."""

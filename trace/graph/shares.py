@@ -70,7 +70,11 @@ def _read(path: Path) -> dict[str, float]:
 
 
 def with_shares(vertices: Sequence[V], shares: Mapping[str, float]) -> Iterator[V]:
-    """Yield the vertices of a graph with their shares; see `Graph.colored`."""
+    """Yield the vertices of a graph with their shares; see `Graph.colored`.
+
+    Raises:
+        ValueError: if a share is none.
+    """
     for name, share in shares.items():
         if not isinstance(share, int | float) or not -1e-9 <= share <= 1 + 1e-9:
             raise ValueError(f"the share of {name!r} is {share!r}; expected a number in [0, 1]")

@@ -1,4 +1,4 @@
-"""Random functions of torch: bernoulli, multinomial, normal, poisson.
+"""Random functions of torch: bernoulli, binomial, multinomial, normal, poisson, gamma, dirichlet.
 
 They are caught in torch's dispatcher, under a key that is switched on for the recording thread
 only: whatever way the function was reached (``from torch import bernoulli``, a method, a scripted

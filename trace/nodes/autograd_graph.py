@@ -1,6 +1,5 @@
 """Autograd graph: the nodes that log-densities come out of, and the leaves below them."""
 
-import math
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import cached_property, lru_cache
@@ -162,11 +161,11 @@ def visited(
                 pending.extend(edge[0] for edge in node.next_functions if edge not in shut)
 
 
-def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
-    """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
+def nodes_of(outputs: Any) -> dict[Any, None]:
+    """Return the nodes of the graph of some tensors, those of leaves included."""
     seen: dict[Any, None] = {}
     pending: list[Any] = [edge_of(tensor) for tensor in tensors_in(outputs)]
-    while pending and len(seen) < most:
+    while pending:
         node = pending.pop()
         if node is not None and node not in seen:
             seen[node] = None

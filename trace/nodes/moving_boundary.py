@@ -54,8 +54,8 @@ def has_moving_boundary(fn: Distribution) -> bool:
             if _is_moved(fn) and is_discrete(fn):
                 return any(_is_moving(value, learned) for value in _values(fn, learned[0]))
             return any(_is_moving(end, learned) and _has_density(fn, end) for end in _ends(fn))
-    except Exception:  # of a class of the user, which takes no such value: not known
-        return False
+    except Exception:  # of a class of the user, which takes no such value, or draws no such shape
+        return not _is_moved(fn)  # learned ends may have density; of a flow it is not known
     finally:
         local.is_inside = was_inside
 

@@ -183,6 +183,7 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
         event_dim: how many of its last dimensions are an event.
 
     Raises:
+        TypeError: if `data` is no tensor.
         PlateError: if a dimension fits neither the plate nor its subsample.
         ValueError: if the data have fewer dimensions than `event_dim`.
     """

@@ -178,7 +178,10 @@ def test_names_that_loggers_refuse_are_replaced_and_stay_apart() -> None:
 
 @OTHERS
 def test_tensorboard_writes_it(tmp_path: Path) -> None:
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard is not installed",
+    )
     from torch.utils.tensorboard import SummaryWriter
 
     log = trained().log()
@@ -191,7 +194,7 @@ def test_tensorboard_writes_it(tmp_path: Path) -> None:
 
 @OTHERS
 def test_mlflow_writes_it(tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
     log = trained().log()
     with mlflow.start_run() as run:
@@ -201,7 +204,7 @@ def test_mlflow_writes_it(tmp_path: Path) -> None:
 
 @OTHERS
 def test_lightning_trains_with_it(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 
     class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

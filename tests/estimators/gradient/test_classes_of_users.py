@@ -229,7 +229,7 @@ def test_a_mixture_whose_pick_no_gradient_comes_through_is_scored() -> None:
             an.backward(loss)
             share = weight * given[0].detach().softmax(-1)[Mixture.picked]
             mean = [total + share * x.grad for total, x in zip(mean, given, strict=True)]
-    torch.testing.assert_close(mean, [x.grad for x in truth], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean, [x.grad for x in truth], rtol=1e-9, atol=1e-9)
 
 
 def mixture_parameters() -> list[Tensor]:

@@ -115,6 +115,9 @@ def test_a_coin_has_its_evidence_and_posterior(
     spread = math.sqrt(7 * 4 / 11**2 / 12 / float(found.effective_sample_size))
     assert abs(found.expectation(lambda v: v["p"]) - 7 / 11) < 4 * spread
     assert found.pareto_k < 0.5
+    smoothed = found.smoothed_log_weights.exp()
+    assert smoothed.sum().item() == pytest.approx(1, abs=1e-5)
+    assert abs(smoothed @ found.values["p"] - 7 / 11) < 4 * spread
     # E[w]² / E[w²] by quadrature
     p = torch.linspace(0, 1, 20001, dtype=torch.float64)[1:-1]
     q = Beta(number(2.0), number(2.0)) if guide is None else Beta(number(6.0), number(4.0))

@@ -90,7 +90,7 @@ def test_more_antithetic_draws_have_less_variance_than_pairs_of_them() -> None:
 def test_linear_costs_of_single_elements_have_no_part_in_what_slopes_leave(
     estimator: Chosen,
 ) -> None:
-    """What is linear in one element is foretold for it, and is nothing to the others."""
+    """What is linear in one element is predicted for it, and is nothing to the others."""
     theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
 
     def found(own: float) -> float:

@@ -48,6 +48,46 @@ def test_in_turn_the_mean_of_bound_and_gradient_is_exact(name: str, particles: i
     torch.testing.assert_close(mean[-1], -exact.detach(), **EXACT)
 
 
+OWN = {"function": lambda x: x.mean(0) - 0.1 * x.var(0, correction=0)}
+LOG_WEIGHTS: list[dict[str, Any]] = [
+    {},
+    OWN,
+    {**OWN, "baseline": None},
+    {"estimator": "score"},
+    {"pathwise": "plain"},
+]
+
+
+@pytest.mark.parametrize("options", LOG_WEIGHTS, ids=lambda options: " ".join(options))
+def test_no_choice_changes_the_mean_for_log_weights_of_plain_torch(options: dict[str, Any]) -> None:
+    values = [torch.tensor(v, dtype=torch.float64) for v in ((0.3, -0.4), (0.8, 0.1))]
+    for value in values:
+        value.requires_grad_()
+    function = options.get("function", lambda x: torch.logsumexp(x, 0) - math.log(len(x)))
+
+    def log_weights(q: Tensor, p: Tensor) -> Tensor:
+        z = coin(q).sample((2,))
+        log_p = coin(p).log_prob(z) + Normal(z * p, 0.9).log_prob(X[:2])
+        found: Tensor = log_p - coin(q).log_prob(z)
+        return found
+
+    def program(*values: Tensor) -> Tensor:
+        loss: Tensor = -function(log_weights(*values)).sum()
+        return loss
+
+    def estimate(_: Any, values: Any) -> Tensor:
+        with an.record():
+            found = log_weights(*values)
+        bound = an.infer.of_log_weights(found, **options)
+        return torch.cat([derivatives(bound.surrogate, values), bound.value[None]])
+
+    runs = paths(program, values)
+    exact = expectation(runs)
+    mean = moments_of(*estimates_on(runs, program, values, estimate)).mean
+    torch.testing.assert_close(mean[:-1], derivatives(exact, values), **EXACT)
+    torch.testing.assert_close(mean[-1], -exact.detach(), **EXACT)
+
+
 def pair_of_plates(q: Tensor, p: Tensor, size: int) -> Programs:
     """Return coins in a plate of 3, of which some are there, each with two observations."""
 

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 import ancestral as an
-from ancestral.errors import (
-    GuideError,
-)
-from oracles import derivatives, forcing, moments
+from ancestral.errors import GuideError
+from oracles import derivatives, expectation, forcing, moments, paths
 
 X = torch.tensor([0.3, -1.2, 0.8, 1.7], dtype=torch.float64)
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -90,12 +88,18 @@ def test_ranks_weigh_the_paths_of_a_tail_adaptive_divergence() -> None:
     torch.testing.assert_close(mean, torch.stack(truth).sum(1), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"baseline": "auto"}, {"estimator": "score"}, {"credit": an.estimators.total_cost}],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("name", ["chain", "plated", "masked", "branching", "auxiliary"])
-def test_divergences_in_closed_form_leave_the_mean(name: str) -> None:
+def test_divergences_in_closed_form_leave_the_mean(name: str, options: dict[str, Any]) -> None:
     values, case = parameters(), CASES[name]
+    options = {"baseline": None} | options
 
     def estimate(objective: Estimate) -> Estimate:
-        return lambda _, v: derivatives(objective(*case.build(*v), baseline=None).surrogate, v)
+        return lambda _, v: derivatives(objective(*case.build(*v), **options).surrogate, v)
 
     ours, sampled = (
         moments(case.reference, values, estimate(each))
@@ -103,6 +107,20 @@ def test_divergences_in_closed_form_leave_the_mean(name: str) -> None:
     )
     torch.testing.assert_close(ours.mean, sampled.mean, **EXACT)
     assert not torch.equal(ours.variance, sampled.variance) or name == "auxiliary"
+
+
+def test_divergences_of_several_draws_leave_the_mean() -> None:
+    values, case = parameters(), CASES["chain"]
+
+    def twice(*values: Tensor) -> Tensor:
+        return (case.reference(*values) + case.reference(*values)) / 2
+
+    def estimate(_: Any, v: Any) -> Tensor:
+        return derivatives(an.infer.mean_field(*case.build(*v), particles=2).surrogate, v)
+
+    runs = paths(twice, values)
+    mean = moments(twice, values, estimate).mean
+    torch.testing.assert_close(mean, derivatives(expectation(runs), values), **EXACT)
 
 
 def test_a_divergence_takes_no_draw_and_is_left_out_where_it_would_be_another() -> None:

@@ -88,6 +88,37 @@ def test_a_baseline_and_a_function_that_are_none_are_refused() -> None:
         an.infer.multi_sample(Halves(), draws_z, X[0], function=3)  # type: ignore[arg-type] # wrong
 
 
+LOGIT = torch.tensor(0.2, dtype=torch.float64).requires_grad_()
+
+
+def draws_scored(_: Tensor) -> None:
+    an.sample("z", coin(LOGIT))
+
+
+def draws_with_a_baseline(_: Tensor) -> None:
+    an.sample("z", coin(LOGIT), infer={"baseline": "auto"})
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("baseline", ["auto", an.estimators.RunningMean(), lambda _: 0.5])
+def test_draws_of_a_bound_are_no_baselines_of_each_other(baseline: Any, vectorized: bool) -> None:
+    """The cost of each holds the bound, which all of them reach: it would be biased."""
+    draws: dict[str, Any] = {"vectorized": vectorized}
+    refused = r"site 'z' .*test_refused_objectives.py:\d+\): baseline=.* for a bound of one draw"
+    for guide, given in ((draws_scored, baseline), (draws_with_a_baseline, None)):
+        with pytest.raises(ValueError, match=refused):
+            an.infer.iwae(Halves(), guide, X[0], particles=2, baseline=given, **draws)
+        an.infer.iwae(Halves(), guide, X[0], particles=1, baseline=given, **draws)
+
+
+@pytest.mark.parametrize("credit", [an.estimators.by_site, an.estimators.total_cost])
+def test_draws_at_once_are_credited_by_element_alone(credit: Any) -> None:
+    options: dict[str, Any] = {"credit": credit, "particles": 2}
+    with pytest.raises(ValueError, match=r"site 'z' .*credit=.* gives each draw the costs of the"):
+        an.infer.iwae(Halves(), draws_scored, X[0], vectorized=True, **options)
+    an.infer.iwae(Halves(), draws_scored, X[0], **options)
+
+
 def test_what_cannot_be_weighed_is_refused_with_its_line() -> None:
     def partly(x: Tensor) -> None:
         Halves()(X[0])
@@ -118,10 +149,7 @@ def test_what_cannot_be_weighed_is_refused_with_its_line() -> None:
     with pytest.raises(NonFiniteDensityError, match=r"site 'f' .*of the model"):
         an.infer.iwae(infinite, draws_z, X[0], particles=2)
     with pytest.raises(GuideError, match=r"site 'z' .*is not reparameterized"):
-        an.infer.tail_adaptive(Halves(), lambda _: an.sample("z", coin(LOGIT)), X[0])
-
-
-LOGIT = torch.tensor(0.2, dtype=torch.float64).requires_grad_()
+        an.infer.tail_adaptive(Halves(), draws_scored, X[0])
 
 
 def test_a_compiled_step_says_that_it_scores_sums_of_terms_only() -> None:

@@ -100,7 +100,7 @@ def test_what_is_drawn_below_is_independent_given_them() -> None:
         sampling=sampling,
         nodes=10,
         draws=0,
-        tolerance=1e-4,
+        tolerance=1e-8,
     )
     assert found.is_unbiased
     torch.testing.assert_close(found["theta"].mean, found["theta"].exact, rtol=1e-5, atol=1e-6)

@@ -92,9 +92,18 @@ def by_hand(
 CASES = [(1.0, 2, True), (0.99, 2, True), (1.0, 2, None), (0.0, 3, None)]
 
 
+CHOICES: list[dict[str, Any]] = [
+    {},
+    {"baseline": None},
+    {"credit": an.estimators.by_site},
+    {"credit": an.estimators.total_cost},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
 @pytest.mark.parametrize(("threshold", "steps", "wanted"), CASES)
 def test_over_all_outcomes_the_gradient_is_that_of_the_bound_and_the_evidence_exact(
-    threshold: float, steps: int, wanted: bool | None
+    threshold: float, steps: int, wanted: bool | None, choice: dict[str, Any]
 ) -> None:
     values, xs = leaves(), XS[:steps]
     options: dict[str, Any] = {"particles": 2, "ess_threshold": threshold}
@@ -111,7 +120,7 @@ def test_over_all_outcomes_the_gradient_is_that_of_the_bound_and_the_evidence_ex
     found: list[Tensor] = []
     for run in runs:
         with replaying(run):
-            fivo = an.infer.fivo(*hmm(*values), xs, baseline=None, **options)
+            fivo = an.infer.fivo(*hmm(*values), xs, **(options | choice))
         torch.testing.assert_close(fivo.value, run.loss.detach(), **EXACT)
         if threshold:
             with replaying(run):

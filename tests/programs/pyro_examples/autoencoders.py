@@ -146,8 +146,8 @@ def air() -> Example:
     for n, digit in enumerate(digits(pictures)[0].view(-1, small, small)):
         x[n, n % 4 : n % 4 + small, n % 3 : n % 3 + small] = digit
     see, look = layers(width * width + 1, 30, 7), layers(small * small, 20, 10)
-    paint, foretell = layers(5, 20, small * small), layers(width * width + 1, 20, 1)
-    nets = {"see": see, "look": look, "foretell": foretell}
+    paint, predict = layers(5, 20, small * small), layers(width * width + 1, 20, 1)
+    nets = {"see": see, "look": look, "predict": predict}
 
     def placed(where: Tensor, image: Tensor, size: int, is_inverse: bool) -> Tensor:
         """Return what is seen where a scale and a shift say, [*batch, size, size]."""
@@ -183,7 +183,7 @@ def air() -> Example:
             for t in range(2):
                 seen = beside(x.flatten(1), torch.full((len(x), 1), float(t)))
                 code = see(seen)
-                expected = foretell(beside(x.flatten(1), is_there.detach())).squeeze(-1)
+                expected = predict(beside(x.flatten(1), is_there.detach())).squeeze(-1)
                 is_there = pyro.sample(
                     f"is_there_{t}",
                     dist.Bernoulli(code[:, :1].sigmoid() * is_there).to_event(1),

@@ -49,7 +49,7 @@ def step(example: Example, loss: Any, seed: int) -> tuple[float, Tensor]:
     pyro.set_rng_seed(seed)
     value = loss.loss_and_grads(example.model, example.guide, *example.data)
     leaves = dict(pyro.get_param_store().named_parameters())
-    kept = [leaf for name, leaf in leaves.items() if not name.startswith("foretell")]
+    kept = [leaf for name, leaf in leaves.items() if not name.startswith("predict")]
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in kept]
     return value, torch.cat([grad.flatten() for grad in grads])
 

@@ -114,7 +114,7 @@ def _by_loader(work: _Work, a: Tensor, context: Any = _fork) -> Any:
 
 
 def _by_joblib(work: _Work, a: Tensor) -> Any:
-    joblib = pytest.importorskip("joblib")
+    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     return joblib.Parallel(2, backend="loky")([joblib.delayed(work)(a)])[0]
 
 

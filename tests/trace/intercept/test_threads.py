@@ -62,7 +62,7 @@ def _executor(way: str) -> Generator[_Call]:
 
 @contextmanager
 def _joblib() -> Generator[_Call]:
-    joblib = pytest.importorskip("joblib")
+    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     with joblib.Parallel(2, backend="threading") as parallel:
         parallel([joblib.delayed(abs)(1)])
         yield lambda f, a: sum(parallel([joblib.delayed(f)(a)]))

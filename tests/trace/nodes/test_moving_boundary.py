@@ -224,6 +224,35 @@ class Picky(Coupled):
         return super()._call(x)
 
 
+class OneDraw(Distribution):
+    """A class of a user with learned ends, that draws one value and takes no shape."""
+
+    arg_constraints = {"high": constraints.positive}  # noqa: RUF012 (as torch declares it)
+
+    def __init__(self, high: Tensor) -> None:
+        self.high = high
+        super().__init__(high.shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.interval(0.0, self.high)
+
+    def sample(self) -> Tensor:  # type: ignore[override] # of a user
+        return (self.high * torch.rand_like(self.high)).detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -self.high.log() + 0 * value
+
+
+def test_learned_ends_of_which_the_density_cannot_be_asked_are_not_taken_for_fixed() -> None:
+    high = leaf().expand(3)
+    with an.record():
+        loss = OneDraw(high).sample().square().sum()
+    with pytest.raises(NoScoreError, match="moves the ends of the support of OneDraw"):
+        an.backward(loss)
+    assert not has_moving_boundary(OneDraw(high.detach()))
+
+
 def test_a_flow_is_asked_for_vectors() -> None:
     base = Uniform(torch.zeros(2), torch.ones(2))
     for flow, is_moving in ((Coupled, True), (Picky, False)):  # of the second it is not known

@@ -88,7 +88,7 @@ def test_a_class_of_pyro_is_a_site_and_data_and_a_guide(name: str) -> None:
     drawn = trace["x"]
     torch.testing.assert_close(drawn.log_prob.sum(), fn.log_prob(drawn.value).sum())
     bound = an.infer.elbo(program, program).value  # the guide is the model
-    torch.testing.assert_close(bound, torch.zeros(()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bound, torch.zeros(()), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("event_dim", [0, 1])
