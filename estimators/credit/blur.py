@@ -229,16 +229,20 @@ def warn_of_blur(
             lines.setdefault((each.escape.filename, each.escape.line, is_whole), []).append(each)
     zero = [number for number, value in enumerate(values) if lines and not raw(Tensor.any, value)]
     blur = Blur(structure, sources, {site.name for site in scored}, zero)
-    lost: dict[tuple[str, int], tuple[Noted, int]] = {}
+    lost: dict[tuple[str, int], tuple[Noted, frozenset[int]]] = {}
     for (filename, line, is_whole), reads in lines.items():
         read = frozenset[Source]().union(*(each.sources for each in reads))
         terms = blur.numbers(read, frozenset[Source]().union(*(each.decision for each in reads)))
         if terms and (is_whole or _could_be_apart(structure, blur.upstream(read), terms)):
-            lost[filename, line] = reads[0], len(terms)
+            lost[filename, line] = reads[0], terms
     total, found = len(values) - len(zero), list[BlurredCreditWarning]()
     if lost:
-        ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
-        found = [_warning(each, count, total, ratio) for each, count in lost.values()]
+        blurred = frozenset[int]().union(*(terms for _, terms in lost.values()))
+        ratio = None
+        # A term that only decisions make depend on draws may be computed from what was read.
+        if all(blur.without.terms[number].entries for number in blurred):
+            ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
+        found = [_warning(each, len(terms), total, ratio) for each, terms in lost.values()]
     for choice in _choices(noted, universe):
         is_said = (choice.escape.filename, choice.escape.line) in lost
         mixed = frozenset[int]() if is_said else blur.mixed(choice.sources)
