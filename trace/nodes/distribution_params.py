@@ -286,13 +286,13 @@ def param_provenance(
     shape: Shape,
     drawn: Provenance | None,
     *,
-    is_reparameterized: bool = True,
+    is_scored: bool = False,
 ) -> Provenance | None:
     """Return the provenance of the parameters of `fn` over the independent draws, [*shape].
 
     `drawn` is what the sampling itself was seen to depend on. It counts in full for a class that
     is not torch's own, and for sources that no parameter shows. That a sampler of torch rounds or
-    counts is no kink of the parameters, except by rsample: the score has their derivative.
+    counts is no kink of the parameters of a draw that is scored: the score has their derivative.
     """
     found: Provenance | None = None
     given: list[Provenance] = []
@@ -313,7 +313,7 @@ def param_provenance(
         return found
     if found is not None and drawn.universe is found.universe and is_of_torch(fn):
         others = drawn.members - found.members
-        if all([each.kink_of is not None and not is_reparameterized for each in others]):
+        if all([is_scored and each.kink_of is not None for each in others]):
             return found
     seen = drawn.remap(shape, tuple(range(len(shape))))
     return seen if found is None or seen is None else found.union(seen)
