@@ -252,14 +252,18 @@ def warn_of_blur(
         warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
 
-_CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
+CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
 """Ops that take the elements at which a mask holds: it decides which of them stands where."""
+WAYS_OUT_OF_CHOICE = (
+    "keep each element at its place: torch.where(mask, new, old), and a product with the mask for "
+    "a sum over what it takes"
+)
 
 
 def _choices(noted: Iterable[Noted], universe: Universe) -> Iterable[Noted]:
     """Return a read of each line at which elements were taken by a mask, and so mixed."""
     mixes = chain.from_iterable(universe.mixes.values())
-    places = {mix.place for mix in mixes if mix.op in _CHOOSING}
+    places = {mix.place for mix in mixes if mix.op in CHOOSING}
     reads = {f"{each.escape.filename}:{each.escape.line}": each for each in noted}
     return [each for place, each in reads.items() if place in places]
 
@@ -270,8 +274,7 @@ def _of_choice(noted: Noted, count: int, total: int) -> BlurredCreditWarning:
     found = BlurredCreditWarning(
         f"{read.filename}:{read.line}{_code(read)} takes elements by a mask that depends on "
         f"{_names(read)}: which of them stands where depends on the whole mask, and {count} of "
-        f"{total} terms of the loss count for every element of it; keep each element at its place: "
-        "torch.where(mask, new, old), and a product with the mask for a sum over what it takes"
+        f"{total} terms of the loss count for every element of it; {WAYS_OUT_OF_CHOICE}"
     )
     found.filename, found.line, found.terms = read.filename, read.line, count
     return found
