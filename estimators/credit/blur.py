@@ -229,16 +229,20 @@ def warn_of_blur(
             lines.setdefault((each.escape.filename, each.escape.line, is_whole), []).append(each)
     zero = [number for number, value in enumerate(values) if lines and not raw(Tensor.any, value)]
     blur = Blur(structure, sources, {site.name for site in scored}, zero)
-    lost: dict[tuple[str, int], tuple[Noted, int]] = {}
+    lost: dict[tuple[str, int], tuple[Noted, frozenset[int]]] = {}
     for (filename, line, is_whole), reads in lines.items():
         read = frozenset[Source]().union(*(each.sources for each in reads))
         terms = blur.numbers(read, frozenset[Source]().union(*(each.decision for each in reads)))
         if terms and (is_whole or _could_be_apart(structure, blur.upstream(read), terms)):
-            lost[filename, line] = reads[0], len(terms)
+            lost[filename, line] = reads[0], terms
     total, found = len(values) - len(zero), list[BlurredCreditWarning]()
     if lost:
-        ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
-        found = [_warning(each, count, total, ratio) for each, count in lost.values()]
+        blurred = frozenset[int]().union(*(terms for _, terms in lost.values()))
+        ratio = None
+        # A term that only decisions make depend on draws may be computed from what was read.
+        if all(blur.without.terms[number].entries for number in blurred):
+            ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
+        found = [_warning(each, len(terms), total, ratio) for each, terms in lost.values()]
     for choice in _choices(noted, universe):
         is_said = (choice.escape.filename, choice.escape.line) in lost
         mixed = frozenset[int]() if is_said else blur.mixed(choice.sources)
@@ -248,14 +252,18 @@ def warn_of_blur(
         warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
 
-_CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
+CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
 """Ops that take the elements at which a mask holds: it decides which of them stands where."""
+WAYS_OUT_OF_CHOICE = (
+    "keep each element at its place: torch.where(mask, new, old), and a product with the mask for "
+    "a sum over what it takes"
+)
 
 
 def _choices(noted: Iterable[Noted], universe: Universe) -> Iterable[Noted]:
     """Return a read of each line at which elements were taken by a mask, and so mixed."""
     mixes = chain.from_iterable(universe.mixes.values())
-    places = {mix.place for mix in mixes if mix.op in _CHOOSING}
+    places = {mix.place for mix in mixes if mix.op in CHOOSING}
     reads = {f"{each.escape.filename}:{each.escape.line}": each for each in noted}
     return [each for place, each in reads.items() if place in places]
 
@@ -266,8 +274,7 @@ def _of_choice(noted: Noted, count: int, total: int) -> BlurredCreditWarning:
     found = BlurredCreditWarning(
         f"{read.filename}:{read.line}{_code(read)} takes elements by a mask that depends on "
         f"{_names(read)}: which of them stands where depends on the whole mask, and {count} of "
-        f"{total} terms of the loss count for every element of it; keep each element at its place: "
-        "torch.where(mask, new, old), and a product with the mask for a sum over what it takes"
+        f"{total} terms of the loss count for every element of it; {WAYS_OUT_OF_CHOICE}"
     )
     found.filename, found.line, found.terms = read.filename, read.line, count
     return found

@@ -15,7 +15,13 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit.blur import WAYS_OUT, Blur, squared
+from ancestral.estimators.credit.blur import (
+    CHOOSING,
+    WAYS_OUT,
+    WAYS_OUT_OF_CHOICE,
+    Blur,
+    squared,
+)
 from ancestral.estimators.credit.credit import by_element
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
@@ -117,8 +123,10 @@ class Explanation(Tabular):
     def advice(self) -> tuple[str, ...]:
         """What to do about each line whose read made a decision that mixed something."""
         mixes = dict.fromkeys(mix for line in self.lines for mix in line.mixes)
+        chosen = {mix.place for mix in mixes if mix.op in CHOOSING}
         return tuple(
-            f"{mix.op} at {_short(mix.place)}: {WAYS_OUT.format(package='package')}"
+            f"{mix.op} at {_short(mix.place)}: "
+            + (WAYS_OUT_OF_CHOICE if mix.place in chosen else WAYS_OUT.format(package="package"))
             for mix in mixes
             if mix.op == "the decision"
         )

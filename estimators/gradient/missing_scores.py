@@ -234,7 +234,8 @@ def universe_of_choice() -> Universe:
             'recording: an.cost("loss", loss), then trace.backward()'
         )
     raise LossError(
-        "the loss carries no provenance: it depends on no draw of a recording; draw and "
+        "the loss carries no provenance: it depends on no draw of a recording (numbers of "
+        "torch.rand or randn are none: draw by torch.distributions); draw and "
         "compute it within `with an.record():`. One that Python chose by a drawn value is to be "
         "computed there too, after the choice (loss * 1), or declared (an.cost); only of one "
         "that no draw has a part in, torch's own backward is the gradient"

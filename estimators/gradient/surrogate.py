@@ -310,7 +310,8 @@ def descend(
         with routed(routes) if problem.partly else nullcontext():
             torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
-        refuse_writes(problem.trace.leaves, problem.scored, error)
+        scored = [node for node in problem.nodes.values() if node in problem.scored]
+        refuse_writes(problem.trace.leaves, scored, error)
         raise
     finally:
         for node in problem.nodes.values():

@@ -281,12 +281,18 @@ def _events_of_torch(kind: Any) -> tuple[tuple[str, int], ...]:
 
 
 def param_provenance(
-    fn: Distribution, held: list[Held], shape: Shape, drawn: Provenance | None
+    fn: Distribution,
+    held: list[Held],
+    shape: Shape,
+    drawn: Provenance | None,
+    *,
+    is_scored: bool = False,
 ) -> Provenance | None:
     """Return the provenance of the parameters of `fn` over the independent draws, [*shape].
 
     `drawn` is what the sampling itself was seen to depend on. It counts in full for a class that
-    is not torch's own, and for sources that no parameter shows.
+    is not torch's own, and for sources that no parameter shows. That a sampler of torch rounds or
+    counts is no kink of the parameters of a draw that is scored: the score has their derivative.
     """
     found: Provenance | None = None
     given: list[Provenance] = []
@@ -305,11 +311,10 @@ def param_provenance(
         note(type(fn).__name__, found, given)
     if drawn is None:
         return found
-    is_explained = (
-        found is not None and drawn.universe is found.universe and drawn.members <= found.members
-    )
-    if is_explained and is_of_torch(fn):
-        return found
+    if found is not None and drawn.universe is found.universe and is_of_torch(fn):
+        others = drawn.members - found.members
+        if all([is_scored and each.kink_of is not None for each in others]):
+            return found
     seen = drawn.remap(shape, tuple(range(len(shape))))
     return seen if found is None or seen is None else found.union(seen)
 

@@ -92,6 +92,8 @@ def external(
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            raise NotImplementedError("an.external is code that torch cannot see: not compiled")
         return called(args, kwargs)
 
     return call

@@ -105,7 +105,8 @@ def draw(
     size = tuple(value.shape)
     shape = size[: len(size) - len(fn._event_shape)] if is_plain else independent(inner, value)
     drawn = provenance(value) if storage.table else getattr(value, "_provenance", None)
-    found = controlled(param_provenance(fn, held, shape, drawn), shape)
+    is_scored = is_learned and not is_reparameterized
+    found = controlled(param_provenance(fn, held, shape, drawn, is_scored=is_scored), shape)
     traces, plates = local.traces, open_plates()
     universe = traces[0].universe
     if message is not None:

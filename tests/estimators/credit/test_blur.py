@@ -69,6 +69,20 @@ def test_the_ratio_is_that_of_the_squared_credits_at_this_draw() -> None:
     assert warning.ratio == pytest.approx(float(12 * c.sum() ** 2 / c.square().sum()))
 
 
+def test_no_ratio_is_told_where_a_term_is_computed_from_what_was_read() -> None:
+    """Without the read it would have been nobody's, which is not what it was."""
+    with an.record():
+        z = coins()
+        rewards = torch.tensor(z.sum(1).tolist())  # the decision alone says that they depend on z
+        loss = 1e-3 * z.sum() + rewards.sum()
+    with pytest.warns(BlurredCreditWarning) as caught:
+        an.backward(loss)
+    warning = caught[0].message
+    assert isinstance(warning, BlurredCreditWarning)
+    assert warning.ratio is None
+    assert "squared credit" not in str(warning)
+
+
 def logged_after(z: Tensor) -> Tensor:
     return costs(z).mean()
 

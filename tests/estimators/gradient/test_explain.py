@@ -116,6 +116,20 @@ def test_a_decision_of_python_is_named() -> None:
     assert ["decision" in mix.op for mix in line.mixes] == [True]
 
 
+def test_of_elements_taken_by_a_mask_it_is_told_how_to_keep_them_at_their_places() -> None:
+    table = torch.eye(3, requires_grad=True)
+    with an.record() as trace:
+        z = Categorical(logits=torch.zeros(6, 3, requires_grad=True)).sample()
+        out = torch.zeros(6)
+        for value in range(3):
+            rows = torch.where(z == value)[0]
+            out = out.index_add(0, rows, table[value].sum().expand(len(rows)))
+        loss = out.square().sum()
+    (advice,) = trace.explain(loss).advice
+    assert "torch.where(mask, new, old)" in advice
+    assert "an.record(trust=" not in advice
+
+
 @pytest.mark.parametrize("batch", [8, 64])
 def test_mixing_a_batch_of_equal_costs_makes_the_squared_credit_its_square(batch: int) -> None:
     with an.record() as trace:

@@ -17,7 +17,17 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Distribution,
+    Geometric,
+    Multinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+)
 
 import ancestral as an
 from ancestral.estimators.gradient.estimator_choice import Choice
@@ -220,6 +230,44 @@ def test_only_the_site_before_the_kink_changes() -> None:
     an.backward(loss)
     gates = [node.gate for node in trace.values()]
     assert [gate is not None and gate.is_shut for gate in gates] == [False, True]
+
+
+DRAWN: dict[str, Callable[[Tensor], Distribution]] = {
+    "bernoulli": lambda z: Bernoulli(logits=z),
+    "binomial": lambda z: Binomial(3, logits=z),
+    "categorical": lambda z: Categorical(logits=z),
+    "geometric": lambda z: Geometric(logits=z),
+    "multinomial": lambda z: Multinomial(3, logits=z),
+    "one-hot": lambda z: OneHotCategorical(logits=z),
+    "poisson": lambda z: Poisson(z.exp()),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("family", DRAWN)
+def test_a_draw_of_whole_numbers_is_no_kink_of_its_parameters(family: str) -> None:
+    """Its score has their derivative: what a normal feeds to it stays pathwise."""
+
+    def draws(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = Normal(theta, SCALE).rsample((4, 3))
+        q = DRAWN[family](z)
+        drawn = q.sample()
+        return z, drawn, q.log_prob(drawn)
+
+    theta, same = leaf(), leaf()
+    torch.manual_seed(0)
+    with an.record():
+        z, drawn, _ = draws(theta)
+        loss = z.square().sum() + (drawn.double() ** 2).sum()
+    an.backward(loss, baseline=None, estimator={"z": "pathwise", "drawn": "auto"})
+
+    torch.manual_seed(0)
+    z, drawn, log_q = draws(same)
+    cost = drawn.double().square().reshape(*log_q.shape, -1).sum(-1)
+    (z.square().sum() + (log_q * cost).sum()).backward()
+    assert theta.grad is not None
+    assert same.grad is not None
+    torch.testing.assert_close(theta.grad, same.grad)
 
 
 @pytest.mark.parametrize("setting", ["declared", "after"])

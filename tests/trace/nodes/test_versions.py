@@ -215,6 +215,19 @@ def test_a_score_is_that_of_the_parameters_of_the_draw_or_refused(
         assert distribution in ("a linear function", "a view", "an element", "an expanded one")
 
 
+def test_what_torch_raises_names_the_sites_in_program_order() -> None:
+    word = nn.Embedding(3, 3)
+    with an.record() as trace:
+        ids = torch.zeros(2, 7, dtype=torch.long)
+        for step in range(6):
+            seen = word(ids[:, : step + 1]).sum(1)  # which torch saves, and the next line changes
+            ids[:, step + 1] = Categorical(logits=seen).sample()
+        loss = ids.sum(1).double().mean()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation") as raised:
+        an.backward(loss)
+    assert re.findall(r"'(\w+)' \(", raised.value.__notes__[0]) == list(trace)
+
+
 def step_by_data(net: nn.Module) -> None:
     OldOptimizer(net.parameters(), {"lr": 0.1}).step()
 
