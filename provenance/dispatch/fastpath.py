@@ -229,7 +229,7 @@ def _reducing(name: str) -> _Function:
             result: Any = run(plain_method, TYPES, (self, *args), NO_KEYWORDS)
         except Exception:  # to be raised once more, and noted
             return plain_method(self, *args)
-        if result.__class__ is not _Plain or self._chosen is not None or not _is_tracking():
+        if result.__class__ is not _Plain or not _is_tracking():
             return plain_method(self, *args)
         outline = ours.outline or ours.pattern
         key = (plain_method, result.shape, result.dtype, outline, *args)
