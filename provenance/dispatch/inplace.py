@@ -22,7 +22,14 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant, lasting, now, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
-from ancestral.provenance.tensor.memory_grid import Write, base_of, read, view_of, write_of
+from ancestral.provenance.tensor.memory_grid import (
+    Write,
+    base_of,
+    may_share,
+    read,
+    view_of,
+    write_of,
+)
 from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
     attach,
@@ -30,11 +37,7 @@ from ancestral.provenance.tensor.tensor import (
     raw,
     run,
 )
-from ancestral.provenance.tensor.torch_internals import (
-    OpOverload,
-    OpOverloadPacket,
-    is_alias_of,
-)
+from ancestral.provenance.tensor.torch_internals import OpOverload, OpOverloadPacket
 
 _Function = Callable[..., Any]
 
@@ -361,7 +364,7 @@ CHOOSING = frozenset(
 
 def note_chosen(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any) -> None:
     """Note of a view what decided which part of the memory it is."""
-    behind = [item for item in tensors_in(args, kwargs) if is_alias_of(result, item)]
+    behind = [item for item in tensors_in(args, kwargs) if may_share(result, item)]
     if not behind:
         return  # a copy, which other memory does not see
     known = (getattr(tensor, "_chosen", None) for tensor in behind)

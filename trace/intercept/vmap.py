@@ -18,12 +18,12 @@ from ancestral.provenance.algebra.refine import sharpened
 from ancestral.provenance.dispatch.inplace import is_write, writes_besides
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
+from ancestral.provenance.tensor.memory_grid import may_share
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
     broadcast_to_and_flatten,
     get_unwrapped,
-    is_alias_of,
     is_batchedtensor,
     is_functorch_wrapped_tensor,
     maybe_current_level,
@@ -145,7 +145,7 @@ class _Inside:
         made = seen if claimed is None else sharpened(seen, claimed)
         behind = [ours for ours, _ in self.mapped.values()] + self.held
         note("vmap", made, behind)
-        if any(is_alias_of(output, item) for item in self._given if isinstance(item, Tensor)):
+        if any(may_share(output, item) for item in self._given if isinstance(item, Tensor)):
             output._chosen = union(ours.lost(()) for ours in behind)
         return attach(output, made)
 

@@ -214,6 +214,11 @@ def _swapped(b: Tensor, at: Tensor) -> Tensor:
     return other
 
 
+def _sparse(values: Tensor) -> Tensor:
+    places = torch.tensor([[0, 1]])
+    return torch.sparse_coo_tensor(places, values, (2,), check_invariants=False)
+
+
 CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "item": lambda b, at: b[at],
     "detached": lambda b, at: b[at].detach(),
@@ -230,6 +235,7 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "constructor": lambda b, at: Tensor(b[at]),
     "set_": lambda b, at: torch.empty(0).set_(b[at]),  # type: ignore[call-overload]  # torch takes it
     "swapped": _swapped,
+    "sparse": lambda b, at: _sparse(b[at])._values(),
     "mapped": lambda b, at: torch.vmap(lambda x: x[at])(b.T),
 }
 
@@ -245,7 +251,7 @@ def test_a_part_that_a_draw_chose_lets_the_whole_buffer_depend_on_it(choice: str
         return [b * 1, rest * 1]
 
     x = torch.tensor([-0.05, 0.3])
-    check(call, x, escapes=choice in ("select", "narrow"))
+    check(call, x, escapes=choice in ("select", "narrow", "sparse"))
     with an.record():
         results = call(an.track(x, "z"))
     if choice != "unbound":  # of a copy
