@@ -269,6 +269,11 @@ HANDLERS = [
         programs=("a_constructor_that_shares",),
     ),
     Handler("shared", replaced(inplace, "mark_shared", lambda *_: None), programs=of("writes")),
+    Handler(
+        "chosen",
+        replaced(torch_function, "note_chosen", lambda *_: None),
+        programs=("a_place_that_was_drawn",),
+    ),
     Handler("taint", replaced(storage, "taint", lambda *_, **__: None), programs=of("writes")),
     Handler("later tensors", without_control(), programs=("tensors_in_a_scope",)),
     # A value that was drawn is a tensor that was computed: one of the two is enough.

@@ -84,6 +84,8 @@ def _operator(
         except RuntimeError as error:
             refuse_inference(error, names_of(self, other))
             raise
+        if is_kink and kind in PLAIN:
+            result = run(_in_rows, types, (result, self, other), NO_KEYWORDS)
         if type(result) is not plain or not is_tracking():
             return result
         ours = self._provenance
@@ -129,6 +131,16 @@ def _operator(
 
     operator.__name__ = name
     return operator
+
+
+def _in_rows(result: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Lay a comparison out in rows, where its operands are laid out in different ways.
+
+    Torch takes the way of the first, and Python does not tell which one that was.
+    """
+    if result.layout is not torch.strided or ours.stride() == theirs.stride():
+        return result
+    return result.contiguous()
 
 
 def _past(func: _Function, result: Tensor, ours: Provenance, args: tuple[Any, ...]) -> Tensor:
@@ -229,7 +241,7 @@ def _reducing(name: str) -> _Function:
             result: Any = run(plain_method, TYPES, (self, *args), NO_KEYWORDS)
         except Exception:  # to be raised once more, and noted
             return plain_method(self, *args)
-        if result.__class__ is not _Plain or self._chosen is not None or not _is_tracking():
+        if result.__class__ is not _Plain or not _is_tracking():
             return plain_method(self, *args)
         outline = ours.outline or ours.pattern
         key = (plain_method, result.shape, result.dtype, outline, *args)

@@ -22,7 +22,14 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant, lasting, now, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
-from ancestral.provenance.tensor.memory_grid import Write, base_of, read, view_of, write_of
+from ancestral.provenance.tensor.memory_grid import (
+    Write,
+    base_of,
+    may_share,
+    read,
+    view_of,
+    write_of,
+)
 from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
     attach,
@@ -155,6 +162,7 @@ def run_write(
     marked = [t for t, old in zip(written, known, strict=True) if kept(t) is old]
     for target in marked:
         _reshaped(target)
+        note_chosen(func, target, args, kwargs)
     _mark(func, args, kwargs, marked, before)
     return result
 
@@ -346,13 +354,20 @@ def _write(target: Tensor, found: Provenance, shared: torch.UntypedStorage) -> W
     return write._replace(chosen_by=union(parts))
 
 
-CHOOSING = frozenset({Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow})
+_select = torch.ops.aten.select
+CHOOSING = frozenset(
+    {Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow}
+    | {_select, _select.int}
+)
 """The functions that may be given a place in a tensor, a number that is tracked."""
 
 
 def note_chosen(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any) -> None:
     """Note of a view what decided which part of the memory it is."""
-    known = (getattr(tensor, "_chosen", None) for tensor in tensors_in(args, kwargs))
+    behind = [item for item in tensors_in(args, kwargs) if may_share(result, item)]
+    if not behind:
+        return  # a copy, which other memory does not see
+    known = (getattr(tensor, "_chosen", None) for tensor in behind)
     found: list[Provenance] = [each for each in known if each is not None]
     if func in CHOOSING:
         given = (provenance(t) for t in tensors_in(args[1:], kwargs))

@@ -241,8 +241,9 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
             lost = each.lost(shape)
             found_now = lost if known is None else known.union(lost)
             note("a function that is not followed", found_now, [each])
-            # What it was computed from by sums knows less.
-            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
+            attach(tensor, found_now)
+            # What it was computed from by sums knows less; all may have chosen which memory it is
+            tensor._form, tensor._chosen = None, found_now.lost(())  # type: ignore[attr-defined]
 
 
 def mark_decided(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:

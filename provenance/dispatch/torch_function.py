@@ -112,7 +112,9 @@ def propagate(
             if kind is ProvenanceTensor:
                 ours = item._provenance
                 found.append(ours)
-                if item._chosen is not None or ours.universe is not found[0].universe:
+                if item._chosen is not None:
+                    note_chosen(func, result, args, kwargs)
+                if ours.universe is not found[0].universe:
                     return _follow(func, args, kwargs, result)
                 key.append(ours.outline or ours.pattern)
             elif kind is Tensor or kind is nn.Parameter:
@@ -322,16 +324,14 @@ def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any
     if found is None or found.universe.state == "settled":
         return result
     known = provenance(result)
-    if known is None:
-        return attach(alias(result), found)
-    both = known.union(found)
-    is_more = both.universe is not known.universe or both.members != known.members
-    return attach(alias(result), both) if is_more else result
+    both = found if known is None else known.union(found)
+    if known is None or both.universe is not known.universe or both.members != known.members:
+        result = attach(alias(result), both)
+        note_chosen(func, result, args, kwargs)
+    return result
 
 
 _KINDS = (Tensor, ProvenanceTensor)
-
-
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
     "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "

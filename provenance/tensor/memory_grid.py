@@ -13,6 +13,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.algebra.strided_view import StridedView, placed, refined, seen
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
+    has_storage,
     is_alias_of,
     read_base,
 )
@@ -42,6 +43,11 @@ def base_of(tensor: Tensor) -> Tensor | None:
     with DisableTorchFunction():
         base: Tensor | None = read_base(tensor)
         return base if base is not None and is_alias_of(base, tensor) else None
+
+
+def may_share(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors see the same memory; True where one has none that tells."""
+    return is_alias_of(one, other) or not (has_storage(one) and has_storage(other))
 
 
 def view_of(tensor: Tensor) -> StridedView:

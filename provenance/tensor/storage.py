@@ -155,6 +155,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, handler: _Handler) -> None:
         super().__init__()
         self._handler = handler
+        self._calls = 0  # since the storages that died were last forgotten
 
     def __torch_function__(
         self,
@@ -163,7 +164,11 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if local.is_paused:
+        self._calls += 1
+        if self._calls > len(table):  # so that it takes no more than the calls themselves
+            self._calls = 0
+            purge()
+        if local.is_paused or not _is_wanted():
             return func(*args, **(kwargs or {}))
         return self._handler(func, types, args, kwargs or {})
 
@@ -197,7 +202,7 @@ def guard(refuse: Guard) -> Generator[None]:
         yield
     finally:
         local.guards.remove(refuse)
-        if not (local.guards or table or controlling()):
+        if not _is_wanted():
             unwatch()
 
 
@@ -216,31 +221,47 @@ def begin() -> None:
     """Look operands up where an older write is still of interest, or Python has read a value."""
     if table:
         purge()
-    if table or local.guards or controlling() is not None:
-        watch()
+    watch()
+
+
+def tidy() -> None:
+    """Stop looking operands up where there is nothing to find any more."""
+    if table:
+        purge()
+    if not _is_wanted():
+        unwatch()
+
+
+def _is_wanted() -> bool:
+    return bool(table or local.guards) or controlling() is not None
 
 
 def end() -> None:
     """Stop looking operands up, with the last recording of this thread."""
     if table:
         purge()
-    if local.mode is not None:
-        unwatch()
+    unwatch()
 
 
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    if local.mode is None and (table or local.guards or controlling() is not None):
+    if local.mode is None and _is_wanted():
         local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
         _restack(lambda modes: [local.mode, *modes])
 
 
 def unwatch() -> None:
-    """Stop looking operands up."""
-    if local.mode is not None:
-        ours, local.mode = local.mode, None
-        _restack(lambda modes: [mode for mode in modes if mode is not ours])
+    """Stop looking operands up; a mode whose handler runs, and is put back after it, is kept."""
+    ours = local.mode
+
+    def without(modes: list[Any]) -> list[Any]:
+        if ours in modes:
+            local.mode = None
+        return [mode for mode in modes if mode is not ours]
+
+    if ours is not None:
+        _restack(without)
 
 
 @contextmanager

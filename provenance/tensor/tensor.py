@@ -69,7 +69,7 @@ class ProvenanceTensor(Tensor):
     def __copy__(self) -> Tensor:
         """Share the data, keep the provenance."""
         twin = attach(alias(self), self._provenance)
-        twin.__dict__.update(_attributes_of(self))
+        twin.__dict__.update(_attributes_of(self), _chosen=self._chosen)
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -22,9 +22,9 @@ from torch.distributions import (
     Distribution,
     Gamma,
     Independent,
-    MixtureSameFamily,
     StudentT,
-    TransformedDistribution,
+    Uniform,
+    Wishart,
 )
 from torch.distributions.utils import broadcast_all as _broadcast_all
 from torch.distributions.utils import lazy_property
@@ -201,7 +201,7 @@ def _checking(original: _Method) -> _Method:
             original(self, *args, **kwargs)
             return
         kind: Any = type(self)
-        if local.traces and _is_plain(kind):
+        if local.traces and _is_plain(kind, makes):
             if makes:
                 asked = args[2] if len(args) > 2 else kwargs.get("validate_args")
                 is_asked = self._validate_args if asked is None else asked
@@ -282,21 +282,23 @@ _BROADCASTING = tuple(
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_plain(kind: Any) -> bool:
+def _is_plain(kind: Any, makes: bool) -> bool:
     """Return whether a check of a class of torch computes nothing that the distribution keeps.
 
-    It has no part that may be a user's, and no property that may ask a part for its parameters,
-    which that keeps: lazy ones are not checked.
+    It has no part that may be a user's, and where parameters are checked no property that may ask a
+    part for its own, which that keeps: lazy ones are not checked.
     """
-    parts = (Independent, MixtureSameFamily, TransformedDistribution)
-    declared = kind.arg_constraints
-    if not is_class_of_torch(kind) or issubclass(kind, parts):
+    if not is_class_of_torch(kind) or kind.__name__ in _OF_PARTS:
         return False
-    return isinstance(declared, dict) and not any(
-        isinstance(read := getattr(kind, name, None), property)
-        and not isinstance(read, lazy_property)
-        for name in declared
-    )
+    declared = kind.arg_constraints
+    if not makes or not isinstance(declared, dict):
+        return not makes or issubclass(kind, _OF_ATTRIBUTES)
+    read = (getattr(kind, name, None) for name in declared)
+    return not any(isinstance(x, property) and not isinstance(x, lazy_property) for x in read)
+
+
+_OF_PARTS = frozenset({"Independent", "MixtureSameFamily", "TransformedDistribution"})
+_OF_ATTRIBUTES = (Uniform, Wishart)  # which declare their parameters by a property
 
 
 def _drew(fn: Distribution, value: object) -> Any:

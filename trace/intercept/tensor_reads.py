@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.dispatch.inplace import run_write
+from ancestral.provenance.dispatch.inplace import note_chosen, run_write
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.memory_grid import base_of
@@ -94,7 +94,10 @@ def _alias(tensor: Tensor) -> Tensor:
     if not is_followed or not local.traces:
         return made
     found = provenance(tensor)
-    return made if found is None else attach(made, found)
+    if found is not None:
+        attach(made, found)
+        note_chosen(_alias_op, made, (tensor,), NO_KEYWORDS)
+    return made
 
 
 KERNELS = ((_op, _number), (_alias_op, _alias), *((op, _shaping(op)) for op in _SHAPED))

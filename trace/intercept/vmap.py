@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST
 from ancestral.provenance.algebra.alignment_loss import note
-from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.algebra.provenance import Provenance, union
 from ancestral.provenance.algebra.refine import sharpened
 from ancestral.provenance.dispatch.inplace import is_write, writes_besides
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
+from ancestral.provenance.tensor.memory_grid import may_share
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
@@ -84,6 +85,7 @@ class _Inside:
         self.__name__: str = name_of_mapped(func)
         self._func = func
         self._refuse = refuse
+        self._given = given
         self.mapped: dict[int, tuple[Provenance, int]] = {}
         for place, (item, dim) in enumerate(zip(given, dims, strict=True)):
             ours = provenance(item) if isinstance(item, Tensor) and isinstance(dim, int) else None
@@ -141,7 +143,10 @@ class _Inside:
         for ours in self.held:
             claimed = _joined(claimed, ours.lost(shape))
         made = seen if claimed is None else sharpened(seen, claimed)
-        note("vmap", made, [ours for ours, _ in self.mapped.values()] + self.held)
+        behind = [ours for ours, _ in self.mapped.values()] + self.held
+        note("vmap", made, behind)
+        if any(may_share(output, item) for item in self._given if isinstance(item, Tensor)):
+            output._chosen = union(ours.lost(()) for ours in behind)
         return attach(output, made)
 
 

@@ -4,11 +4,11 @@ What a draw or a density depends on is read off the parameters and the value, so
 need not be followed one by one. That is left out where it can be proven to show nothing more:
 
 - the method and the class are torch's own, and the method is one that was read: it looks at the
-  declared parameters alone, writes into nothing but its own result, and reads no number;
-- a draw is floating and made without a step that has no useful derivative. A draw of integers,
-  as that of a `Categorical`, tells that the gradient of reparameterized parents stops there, also
-  where `torch.no_grad` has hidden it: it is known where the parameters depend on nothing drawn.
-  A density has the linear form that its ops give it;
+  declared parameters alone, writes into its own result only, and reads no number but to try again;
+- a draw that is made by a step without a useful derivative, as that of a `Categorical`, tells that
+  the gradient of reparameterized parents stops there, also where `torch.no_grad` has hidden it: so
+  it depends on what its parameters depend on, and on their kinks. A density has the linear form
+  that its ops give it;
 - the parameters are plain or tracked tensors, and the shape is given in numbers; a value that is
   scored has the shape and the type of the logits.
 
@@ -24,16 +24,21 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import (
     Bernoulli,
+    Binomial,
     Categorical,
     Distribution,
     Exponential,
     FisherSnedecor,
     Gamma,
+    Geometric,
+    Multinomial,
     NegativeBinomial,
     Normal,
+    OneHotCategorical,
     Poisson,
     StudentT,
     Uniform,
+    VonMises,
     constraints,
 )
 
@@ -43,6 +48,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.linear_forms import form_of
 from ancestral.provenance.linear.transpose import negative
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import now
 from ancestral.provenance.tensor.linear_form import serials, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, ProvenanceTensor, Unseen, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
@@ -52,7 +58,11 @@ from ancestral.provenance.tensor.torch_internals import (
     len_torch_function_stack,
 )
 from ancestral.trace.context.switch import unmet
-from ancestral.trace.nodes.distribution_params import is_class_of_torch
+from ancestral.trace.nodes.distribution_params import (
+    is_class_of_torch,
+    param_provenance,
+    parameters,
+)
 
 _Method = Callable[..., Any]
 
@@ -64,7 +74,7 @@ class _Simple(NamedTuple):
     read: tuple[str, ...]  # the attributes that it reads
     # Draws each case of a batch once, where the op is known; None for parameters of other shapes.
     one: Callable[..., Tensor | None] | None = None
-    is_of_integers: bool = False
+    is_kinked: bool = False  # made by a step without a useful derivative
     forgotten: tuple[str, ...] = ()  # what it keeps of the parameters, untracked by then
 
 
@@ -93,7 +103,12 @@ _SIMPLE: dict[_Method, _Simple] = {
     method: how
     for method, how in (
         (Bernoulli.sample, _Simple(Bernoulli, ("probs",), _coins)),
-        (Categorical.sample, _Simple(Categorical, ("probs",), _classes, True)),
+        (Binomial.sample, _Simple(Binomial, ("total_count", "probs"))),
+        (Categorical.sample, _Simple(Categorical, ("probs",), _classes, is_kinked=True)),
+        (Geometric.sample, _Simple(Geometric, ("probs",), is_kinked=True)),
+        (Multinomial.sample, _Simple(Multinomial, ("probs",), is_kinked=True)),
+        (OneHotCategorical.sample, _Simple(OneHotCategorical, ("probs",), is_kinked=True)),
+        (VonMises.sample, _Simple(VonMises, ("_loc", "_concentration", "_proposal_r"), None, True)),
         (Exponential.rsample, _Simple(Exponential, ("rate",))),
         (Normal.sample, _Simple(Normal, ("loc", "scale"))),
         (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
@@ -148,9 +163,8 @@ def _sampled(fn: Any, *args: Any, **kwargs: Any) -> Any:
 @functools.cache
 def _drawing(original: _Method) -> _Method:
     kind: Any
-    kind, read, one, is_of_integers, forgotten = _SIMPLE[original]
-    thread = storage.local
-    plain = _PLAIN - {ProvenanceTensor} if is_of_integers else _PLAIN
+    kind, read, one, is_kinked, forgotten = _SIMPLE[original]
+    thread, tracked = storage.local, ProvenanceTensor
 
     def draws(fn: Any, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
@@ -162,23 +176,32 @@ def _drawing(original: _Method) -> _Method:
                 _keep_probs(vars(fn), *_PROBS[own])
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
-            if plain.issuperset(map(type, given)) and not (is_of_integers and storage.table):
+            if (kinds := {*map(type, given)}) <= _PLAIN and not (is_kinked and storage.table):
                 try:
                     with unmet():
+                        value: Any = None
                         if one is not None and is_once and not _is_overridden():
                             with Unseen():
                                 value = one(fn._batch_shape, *given)
-                            if value is not None:
-                                return value
-                        drawn = raw(original, fn, *args, **kwargs)
+                        if value is None:
+                            value = raw(original, fn, *args, **kwargs)
                         for name in forgotten:
                             vars(fn).pop(name, None)
-                        return drawn
+                        return _kinked(fn, value) if is_kinked and tracked in kinds else value
                 except _OF_VALUES:  # to be raised once more, and noted
                     pass
         return original(fn, *args, **kwargs)
 
     return draws
+
+
+def _kinked(fn: Any, value: Tensor) -> Tensor:
+    """Let a draw, [*shape, *event], depend on its parameters by steps without a derivative."""
+    size, event = tuple(value.shape), len(fn._event_shape)
+    shape = size[: len(size) - event]
+    found = now(param_provenance(fn, parameters(fn), shape, None))
+    spread = None if found is None else found.remap(size, (*range(len(shape)), *[LOST] * event))
+    return value if spread is None else attach(value, spread.kinked())
 
 
 def _keep_probs(attributes: dict[str, Any], of_logits: Callable[..., Tensor], *dim: int) -> None:

@@ -74,6 +74,8 @@ def draw(
         infer: what the program says of how to infer it.
         message: what handlers made of it, None where none is open.
     """
+    if storage.local.mode is not None:
+        storage.tidy()
     is_learned = has_gradient(held)
     if is_learned and where.is_differentiated:
         raise transformed_draw(type(fn).__name__, where)

@@ -1,5 +1,6 @@
 """Writes: values put into tensors, lists and arrays, and read from elsewhere."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -23,9 +24,25 @@ def written(write: Callable[[Tensor], object], *size: int) -> Tensor:
     return buffer
 
 
+def pointed(theta: Tensor, view: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Write at a place that a coin chose, and pay where that may not have been."""
+    memory = zeros(2)
+    first = memory[0]
+    view(memory, coin(theta[0]).long()).add_(0.7)
+    return (first - 0.3) ** 2 * theta[1]
+
+
 rows(
     write,
     {
+        "a_place_that_was_drawn": lambda theta: pointed(theta, lambda b, at: b[at]),
+        "a_drawn_place_of_an_alias": lambda theta: pointed(
+            theta, lambda b, at: b.view(1, 2).detach()[:, at].view(1)[0:].data
+        ),
+        "a_drawn_place_by_the_op": lambda theta: pointed(
+            theta, lambda b, at: torch.ops.aten.select.int(b, 0, at)
+        ),
+        "a_drawn_place_copied": lambda theta: pointed(theta, lambda b, at: copy.copy(b[at])),
         "the_base_of_a_view": lambda theta: (
             written(lambda b: b[0].copy_(coin(theta)), 2, 2).sum(0) * theta
         ).sum(),

@@ -1,12 +1,13 @@
 """Operators: what is kept of one call says nothing wrong of the next."""
 
 import itertools
+import operator
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli
+from torch.distributions import Bernoulli, MultivariateNormal
 
 import ancestral as an
 from ancestral.provenance.tensor.tensor import provenance
@@ -140,3 +141,26 @@ def test_a_function_of_an_inference_tensor_says_what_to_do() -> None:
             with pytest.raises(an.errors.InferenceTensorError, match="no_grad"):
                 call(held, w)
         an.backward(x.sum())
+
+
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge"])
+def test_a_comparison_can_be_viewed_as_torch_lays_it_out(name: str) -> None:
+    rows = torch.arange(6.0).view(2, 3)
+    compare = getattr(operator, name)
+    with an.record():
+        columns = Bernoulli(torch.full((3, 2), 0.4)).sample().mT
+        for first, second in ((rows, columns), (columns, rows)):
+            found = compare(first, second)
+            assert torch.equal(an.untrack(found), compare(an.untrack(first), an.untrack(second)))
+            assert found.view(-1).shape == (6,)  # rows first: Python does not tell which it was
+
+
+def test_a_tracked_matrix_that_a_factorization_lays_out_in_columns_is_a_scale() -> None:
+    root = torch.tensor([[1.0, 0.0], [0.4, 0.9]])
+    with an.record():
+        factor = Bernoulli(torch.full((3, 1, 1), 0.4)).sample() + 1
+        scale = torch.linalg.cholesky(factor * (root @ root.mT))
+        fn = MultivariateNormal(torch.zeros(3, 2), scale_tril=scale)
+        z = fn.sample()
+        assert fn.log_prob(z).shape == (3,)
+    assert not scale.is_contiguous()

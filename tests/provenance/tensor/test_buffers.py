@@ -1,5 +1,6 @@
 """Buffers: elements that are written through views stay apart, as perturbation shows them to be."""
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -207,6 +208,17 @@ def test_no_view_of_any_kind_loses_what_was_written_through_another(kind: str) -
     check(call, numbers(6))
 
 
+def _swapped(b: Tensor, at: Tensor) -> Tensor:
+    other = torch.zeros(2)
+    other.data = b[at]
+    return other
+
+
+def _sparse(values: Tensor) -> Tensor:
+    places = torch.tensor([[0, 1]])
+    return torch.sparse_coo_tensor(places, values, (2,), check_invariants=False)
+
+
 CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "item": lambda b, at: b[at],
     "detached": lambda b, at: b[at].detach(),
@@ -215,6 +227,16 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "unbound": lambda b, at: torch.stack([b, b], 1)[at].unbind()[0],
     "select": lambda b, at: b.select(0, at),  # type: ignore[arg-type]  # torch takes it
     "narrow": lambda b, at: b.narrow(0, at, 1),
+    "op": lambda b, at: torch.ops.aten.select.int(b, 0, at),
+    "split": lambda b, at: b[at].view(2, 1).split(1)[0],
+    "written": lambda b, at: b[at].mul_(2.0),
+    "shallow copy": lambda b, at: copy.copy(b[at]),
+    "subclass": lambda b, at: b[at].as_subclass(Tensor),
+    "constructor": lambda b, at: Tensor(b[at]),
+    "set_": lambda b, at: torch.empty(0).set_(b[at]),  # type: ignore[call-overload]  # torch takes it
+    "swapped": _swapped,
+    "sparse": lambda b, at: _sparse(b[at])._values(),
+    "mapped": lambda b, at: torch.vmap(lambda x: x[at])(b.T),
 }
 
 
@@ -229,7 +251,7 @@ def test_a_part_that_a_draw_chose_lets_the_whole_buffer_depend_on_it(choice: str
         return [b * 1, rest * 1]
 
     x = torch.tensor([-0.05, 0.3])
-    check(call, x, escapes=choice in ("select", "narrow"))
+    check(call, x, escapes=choice in ("select", "narrow", "sparse"))
     with an.record():
         results = call(an.track(x, "z"))
     if choice != "unbound":  # of a copy

@@ -156,3 +156,52 @@ def test_untracking_and_pickling_work_while_watching() -> None:
         assert an.provenance_of(pickle.loads(pickle.dumps(other))) == {"other"}
     (found,) = trace.escapes
     assert found.sources == {"other"}
+
+
+def _written_memory() -> Tensor:
+    """Write a tracked value into memory that another tensor sees; return that."""
+    base, z = torch.zeros(3), Bernoulli(torch.full((3,), 0.5)).sample()
+    view = base[1:]
+    base.add_(z)
+    return view
+
+
+def test_nothing_is_looked_up_after_a_draw_where_the_memory_is_gone() -> None:
+    with an.record():
+        view = _written_memory()
+        assert torch._C._len_torch_function_stack() == 1
+        del view
+        z = Bernoulli(torch.full((3,), 0.5)).sample()
+        assert torch._C._len_torch_function_stack() == 0
+        assert storage.table == {}
+        assert provenance_of(z * 2) == {"z_1"}
+
+
+def test_the_memory_that_is_gone_is_forgotten_by_what_is_looked_up() -> None:
+    with an.record():
+        kept = _written_memory()
+        for _ in range(3):
+            _written_memory()
+        for _ in range(5):
+            torch.zeros(3) + 1
+        assert len(storage.table) == 1
+        assert provenance_of(kept * 2) == {"z"}
+
+
+def test_a_recording_that_a_hook_closes_leaves_no_mode_behind() -> None:
+    for _ in range(2):
+        recording = an.record()
+        recording.__enter__()
+        view = _written_memory()
+        w = torch.ones(2, requires_grad=True)
+        loss = (w * view).sum() + (w * 2).sum()
+
+        def close(_: Tensor, recording: Any = recording) -> None:
+            recording.__exit__(None, None, None)
+
+        w.register_hook(close)
+        torch.autograd.backward([(w * 3).sum()])
+        del loss, view
+    with an.record():
+        pass
+    assert torch._C._len_torch_function_stack() == 0

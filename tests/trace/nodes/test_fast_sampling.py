@@ -18,6 +18,7 @@ from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.nodes.known_families import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
+    "Binomial": lambda x: d.Binomial(5, logits=x),
     "Bernoulli of probs": lambda x: d.Bernoulli(x * 0.5 + 0.1),
     "Bernoulli of logits": lambda x: d.Bernoulli(logits=x),
     "Exponential": lambda x: d.Exponential(x + 1),
@@ -31,11 +32,26 @@ FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
     "NegativeBinomial of probs": lambda x: d.NegativeBinomial(x + 1, x * 0.5 + 0.1),
     "NegativeBinomial of logits": lambda x: d.NegativeBinomial(x + 1, logits=x),
 }
+STEPS: dict[str, Callable[[Tensor], d.Distribution]] = {
+    "Categorical of probs": lambda x: d.Categorical(x[..., None] * x.new_ones(3) * 0.5 + 0.1),
+    "Categorical of logits": lambda x: d.Categorical(logits=x[..., None] * torch.arange(3)),
+    "Geometric": lambda x: d.Geometric(logits=x),
+    "Multinomial": lambda x: d.Multinomial(5, logits=x[..., None] * torch.arange(3)),
+    "OneHotCategorical": lambda x: d.OneHotCategorical(logits=x[..., None] * torch.arange(3)),
+    "VonMises": lambda x: d.VonMises(x, x.exp() + 1),
+}
+"""Those that draw by steps without a useful derivative."""
+FAMILIES |= STEPS
+_WITHOUT_RSAMPLE = ("Bernoulli", "Binomial", "Poisson", "NegativeBinomial")
 PAIRS = [
     (name, method)
     for name in FAMILIES
     for method in ("sample", "rsample")
-    if method == "sample" or name.split()[0] not in ("Bernoulli", "Poisson", "NegativeBinomial")
+    if method == "sample"
+    or (
+        name.split()[0] not in ("Bernoulli", "Binomial", "Poisson", "NegativeBinomial")
+        and name not in STEPS
+    )
 ]
 
 
@@ -90,6 +106,28 @@ def test_a_draw_is_the_one_that_plain_torch_makes(
     if plain.requires_grad:
         expected = torch.autograd.grad(plain.sum(), x)
         torch.testing.assert_close(torch.autograd.grad(an.untrack(ours).sum(), x), expected)
+
+
+@pytest.mark.parametrize("family", STEPS)
+@pytest.mark.parametrize("sample_shape", [(), (3,)])
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_a_draw_of_steps_depends_on_the_kinks_that_its_ops_show(
+    family: str, sample_shape: tuple[int, ...], is_hidden: bool
+) -> None:
+    loc = torch.zeros(4, 2, requires_grad=True)
+    with an.record() as trace, torch.set_grad_enabled(not is_hidden):
+        with torch.enable_grad():
+            x = d.Normal(loc, 1.0).rsample()
+        STEPS[family](x).sample(torch.Size(sample_shape))
+        with storage.guard(lambda *_: None):  # which leads back to the ops
+            STEPS[family](x).sample(torch.Size(sample_shape))
+    _, *nodes = trace.values()
+    quick, followed = (node.param_provenance for node in nodes)
+    assert quick is not None
+    assert followed is not None
+    assert dict(quick.entries) == dict(followed.entries)
+    assert len(quick.members) == 2  # the draw, and that its gradient stops there
+    assert (*(-1,) * len(sample_shape), 0, 1) in {each.dims for each, _ in quick.entries}
 
 
 def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_provenance() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pyro.distributions as pd
 import pytest
 import torch
+from families import FAMILIES, parameters_of
 from torch import Tensor
 from torch import distributions as d
 from torch.distributions import constraints
 
 import ancestral as an
+from ancestral.trace.nodes.distribution_params import parts_of
 from ancestral.trace.program.checks import SupportError
 
 T, TWO, THREE = torch.tensor, torch.zeros(2), torch.ones(3)
@@ -130,3 +132,16 @@ def test_a_recording_holds_parameters_to_what_torch_holds_them_to(
     monkeypatch.setitem(d.Bernoulli.arg_constraints, "logits", constraints.less_than(0.5))
     monkeypatch.setattr(d.Normal, "arg_constraints", {"loc": constraints.positive})
     assert_alike()
+
+
+@pytest.mark.filterwarnings("ignore:Singular sample")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_checks_keep_nothing_of_what_they_compute_and_let_nothing_out(name: str) -> None:
+    with an.record(control="error"):
+        given = {key: an.track(x, key) for key, x in parameters_of(name).items()}
+        fn = FAMILIES[name].make(**given)
+        value = an.track(an.untrack(fn.sample()), "value")
+        before = [dict(vars(part)) for part in parts_of(fn)]
+        fn._validate_sample(value)
+        for part, known in zip(parts_of(fn), before, strict=True):
+            assert all(known.get(key) is item for key, item in vars(part).items())
