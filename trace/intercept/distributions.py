@@ -52,7 +52,7 @@ from ancestral.trace.nodes.distribution_params import (
     param_provenance,
     parameters,
 )
-from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
+from ancestral.trace.nodes.known_families import PROBS, drawing, is_known, tracked_density
 from ancestral.trace.nodes.support import meets_constraints
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
@@ -329,6 +329,7 @@ class Distributions(Interceptor):
         self._own.update(dict.fromkeys(kind for kind in kinds if kind.__module__.startswith(_OWN)))
         for kind in self._own:
             yield from _methods(kind, stays=True)
+        yield from PROBS
         yield Patch(Distribution, "__init__", _checking, stays=True)
         yield Patch(Distribution, "_validate_sample", _quick(_checking), stays=True)
         for module in _BROADCASTING:

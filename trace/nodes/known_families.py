@@ -51,8 +51,10 @@ from ancestral.provenance.tensor.torch_internals import (
     is_functorch_wrapped_tensor,
     len_torch_function_stack,
 )
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.distribution_params import is_class_of_torch
+from ancestral.trace.nodes.versions import DRAWN_AT, OfLogits, as_drawn
 
 _Method = Callable[..., Any]
 
@@ -158,14 +160,17 @@ def _drawing(original: _Method) -> _Method:
         own: Any = type(fn)
         is_known = (own is kind or _is_as(own, kind)) and not thread.guards
         if is_known and (is_once or _is_of_numbers(args, kwargs)):
-            if own in _PROBS:
-                _keep_probs(vars(fn), *_PROBS[own])
-            # Also what is computed at its first use, and kept by the distribution for later ones.
-            given = [*map(fn.__getattribute__, read)]
+            is_one = one is not None and is_once and not _is_overridden()
+            given = _passing(fn, plain) if is_one and own in _PROBS else None
+            if given is None:
+                if own in _PROBS:
+                    _keep_probs(fn, *_PROBS[own])
+                # Also what is computed at its first use, and kept for later ones.
+                given = [*map(fn.__getattribute__, read)]
             if plain.issuperset(map(type, given)) and not (is_of_integers and storage.table):
                 try:
                     with unmet():
-                        if one is not None and is_once and not _is_overridden():
+                        if one is not None and is_one:
                             with Unseen():
                                 value = one(fn._batch_shape, *given)
                             if value is not None:
@@ -181,14 +186,31 @@ def _drawing(original: _Method) -> _Method:
     return draws
 
 
-def _keep_probs(attributes: dict[str, Any], of_logits: Callable[..., Tensor], *dim: int) -> None:
-    """Let a family keep what it computes of its logits at the first draw, as torch does it.
+def _passing(fn: Any, plain: frozenset[Any]) -> list[Tensor] | None:
+    """Return the probabilities that a first draw needs, of a few numbers with a history, or None.
 
-    That is what its property does, by some calls more.
+    They are made once more for whoever asks for them: kept, with their own history, they are a
+    sixth of what a recording of many small draws takes.
     """
+    attributes, (of_logits, *dim) = vars(fn), _PROBS[type(fn)]
+    logits: Any = attributes.get("logits")
+    if "probs" in attributes or DRAWN_AT in attributes or type(logits) not in plain:
+        return None
+    with Unseen(), torch.no_grad():
+        is_one = logits.shape[: logits.ndim - len(dim)] == fn._batch_shape
+        if not is_one or logits.grad_fn is None or logits.numel() > 16:
+            return None
+        attributes[DRAWN_AT] = logits._version
+        return [of_logits(logits, *dim)]
+
+
+def _keep_probs(fn: Any, of_logits: Callable[..., Tensor], *dim: int) -> None:
+    """Let a family keep what it computes of its logits, as its property does by more calls."""
+    attributes = vars(fn)
     if "probs" not in attributes and torch.is_grad_enabled():
         logits: Any = attributes.get("logits")
         if type(logits) in _PLAIN:
+            as_drawn(attributes)
             attributes["probs"] = of_logits(logits, *dim)
 
 
@@ -197,6 +219,7 @@ _PROBS: dict[Any, tuple[Any, ...]] = {
     for kind, how in ((Bernoulli, (torch.sigmoid,)), (Categorical, (torch.softmax, -1)))
     if getattr(vars(kind)["probs"], "wrapped", _keep_probs).__module__ == kind.__module__
 }
+PROBS = [Patch(kind, "probs", OfLogits.of, is_raw=True, stays=True) for kind in _PROBS]
 
 
 @functools.lru_cache(maxsize=1024)

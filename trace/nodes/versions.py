@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.utils import lazy_property
 
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach, read_version
@@ -101,3 +102,34 @@ def _held(leaf: Tensor) -> bytes | Tensor | None:
     if leaf.is_meta or leaf.layout is not torch.strided or type(leaf) not in _OF_TORCH:
         return None
     return detach(leaf).flatten()[:_MOST].clone()
+
+
+DRAWN_AT = "_drawn_at"
+"""Where a distribution keeps how often its logits had been written into when it first drew."""
+
+
+def as_drawn(attributes: dict[str, Any]) -> None:
+    """Raise a RuntimeError if what is computed of the logits is no more what was drawn from."""
+    version = attributes.pop(DRAWN_AT, None)
+    if version is not None and attributes["logits"]._version > version:
+        attributes[DRAWN_AT] = version
+        raise RuntimeError(
+            "the logits of a distribution were written into in place after it had drawn, and its "
+            "probs are asked for, which are those that it drew from; read them before the write, "
+            "or write into a clone of the logits"
+        )
+
+
+class OfLogits(lazy_property[Any, Any]):
+    """The probabilities of a family as torch computes them, where a draw has not kept them."""
+
+    def __get__(self, instance: Any, kind: Any = None) -> Any:
+        """Return them, and let the distribution keep them."""
+        if instance is not None:
+            as_drawn(vars(instance))
+        return super().__get__(instance, kind)
+
+    @classmethod
+    def of(cls, there: Any) -> Any:
+        """Return what takes the place of the property of torch; that of somebody else stays."""
+        return cls(there.wrapped) if type(there) is lazy_property else there

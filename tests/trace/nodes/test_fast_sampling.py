@@ -121,6 +121,38 @@ def test_a_parameter_that_a_draw_computed_for_itself_is_computed_once_as_in_plai
     assert is_kept
 
 
+def test_the_probabilities_of_few_logits_with_a_history_are_refused_after_a_write_into_these() -> (
+    None
+):
+    """They are not kept at the first draw, and would be others than it drew from."""
+    with an.record():
+        logits = torch.zeros(3, requires_grad=True) * 1
+        q = d.Bernoulli(logits=logits)
+        q.sample()
+        assert torch.equal(q.probs, torch.full((3,), 0.5))  # kept from here on
+        early = d.Bernoulli(logits=logits)
+        early.sample()
+        logits.detach().fill_(7)
+        assert torch.equal(q.probs, torch.full((3,), 0.5))
+        with pytest.raises(RuntimeError, match="written into in place after it had drawn"):
+            early.sample()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="written into in place after it had drawn"):
+            _ = early.probs
+    late = d.Bernoulli(logits=logits)
+    assert torch.equal(late.probs, torch.full((3,), 7.0).sigmoid())
+
+
+def test_the_probabilities_of_few_logits_are_kept_from_the_second_draw_on() -> None:
+    with an.record():
+        q = d.Bernoulli(logits=torch.zeros(3, requires_grad=True) * 1)
+        q.sample()
+        assert "probs" not in vars(q)
+        q.sample()
+        assert vars(q)["probs"] is q.probs
+        assert q.probs.requires_grad
+
+
 def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_history() -> None:
     logits = torch.zeros(3, requires_grad=True)
     with an.record():
@@ -319,8 +351,8 @@ def test_a_categorical_draws_what_plain_torch_draws(
         assert torch.equal(node.value, plain)
         assert (ours.dtype, ours.stride()) == (plain.dtype, plain.stride())
         assert node.is_learned is is_learned
-        assert vars(q).keys() == vars(expected).keys()
         assert torch.equal(q.probs, expected.probs)
+        assert vars(q).keys() == vars(expected).keys()
         assert q.probs.requires_grad is expected.probs.requires_grad
 
 
