@@ -104,6 +104,13 @@ def _held(leaf: Tensor) -> bytes | Tensor | None:
     return detach(leaf).flatten()[:_MOST].clone()
 
 
+def forget_forms(versions: Versions) -> None:
+    """Forget how parameters were made of others, which only losses yet to come can ask for."""
+    for tensor in versioned(versions):
+        if type(tensor) is ProvenanceTensor and tensor._form is not None:
+            tensor._form = None
+
+
 DRAWN_AT = "_drawn_at"
 """Where a distribution keeps how often its logits had been written into when it first drew."""
 
