@@ -98,18 +98,21 @@ def structure_of(
         terms: of each term the shape, and what it depends on.
     """
 
+    @cache
     def numbers() -> dict[Source, int]:
         return {row.source: number for number, row in enumerate(rows)}
 
     def make() -> Structure:
-        at = {universe.slot(source): number for source, number in numbers().items()}
+        at = {universe.slot(row.source): number for number, row in enumerate(rows)}
 
         @cache  # a term and the next site often have one pattern
         def of_slots(pattern: Pattern) -> Entries:
             return tuple(_restricted(pattern.entries, at))
 
         def entries(found: Provenance | None) -> Entries:
-            if found is None or found.universe is not universe:
+            if found is None:
+                return ()
+            if found.universe is not universe:
                 return restricted(found, numbers())
             return of_slots(found.pattern)
 

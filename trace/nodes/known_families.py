@@ -189,19 +189,19 @@ def _drawing(original: _Method) -> _Method:
 def _passing(fn: Any, plain: frozenset[Any]) -> list[Tensor] | None:
     """Return the probabilities that a first draw needs, of a few numbers with a history, or None.
 
-    They are made once more for whoever asks for them: kept, with their own history, they are a
-    sixth of what a recording of many small draws takes.
+    Whoever asks for them has them made once more: kept, they are a sixth of a long recording.
     """
     attributes, (of_logits, *dim) = vars(fn), _PROBS[type(fn)]
     logits: Any = attributes.get("logits")
     if "probs" in attributes or DRAWN_AT in attributes or type(logits) not in plain:
         return None
-    with Unseen(), torch.no_grad():
-        is_one = logits.shape[: logits.ndim - len(dim)] == fn._batch_shape
-        if not is_one or logits.grad_fn is None or logits.numel() > 16:
+    with Unseen():
+        shape = _shape(logits)
+        is_one = shape[: len(shape) - len(dim)] == fn._batch_shape and shape.numel() <= 16
+        if not is_one or not _learns(logits) or _is_leaf(logits):
             return None
-        attributes[DRAWN_AT] = logits._version
-        return [of_logits(logits, *dim)]
+        attributes[DRAWN_AT] = version_of(logits)
+        return [of_logits(detach(logits), *dim)]
 
 
 def _keep_probs(fn: Any, of_logits: Callable[..., Tensor], *dim: int) -> None:
@@ -396,3 +396,5 @@ def _logits(fn: Distribution, value: Any, event: int, *, may_spread: bool = Fals
 
 _shape: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 _dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
+_learns: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_is_leaf: Any = Tensor.is_leaf.__get__  # type: ignore[attr-defined]
