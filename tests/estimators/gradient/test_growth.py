@@ -97,13 +97,13 @@ def test_a_gradient_that_fails_late_says_what_a_further_loss_of_a_long_recording
     with pytest.raises(an.errors.BaselineError) as raised:
         an.backward(loss, baseline=lambda credit: torch.zeros(7))
     assert any("record anew for less variance" in note for note in raised.value.__notes__)
-    logits: Any = next(reversed(trace.values())).fn
+    logits: Any = trace[list(trace)[-1]].fn
     (weights,) = leaves_of(logits.logits)
     an.backward(loss)
     torch.manual_seed(0)
     with an.record() as again:
         loss = chain(SITES)
-    logits = next(reversed(again.values())).fn
+    logits = again[list(again)[-1]].fn
     (expected,) = leaves_of(logits.logits)
     an.backward(loss)
     assert torch.equal(weights.grad, expected.grad)
