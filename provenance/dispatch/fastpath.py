@@ -126,7 +126,7 @@ def _operator(
         if is_linear:
             result._provenance = ours
             result._form = form
-        else:  # a cost of its own, to be kept for the loss: see `compact`
+        else:  # no step of a sum: a loss may keep it for long, see `compact`
             result.__dict__ = {"_provenance": ours}
         return result
 
