@@ -132,7 +132,10 @@ class Blur:
 
 
 def _less(entries: Entries, decisions: frozenset[int]) -> Entries:
-    left = ((alignment, sites - decisions) for alignment, sites in entries)
+    left = (
+        (alignment, tuple([site for site in sites if site not in decisions]))
+        for alignment, sites in entries
+    )
     return tuple((alignment, sites) for alignment, sites in left if sites)
 
 

@@ -334,8 +334,8 @@ class _Explaining:
                 if not at and not is_apart:
                     return None
                 kept = claims if is_apart else {_kept_apart(claim, at, dim) for claim in claims}
-                given.append(TermShape(shape, tuple((c, frozenset({0})) for c in claims)))
-                apart.append(TermShape(shape, tuple((c, frozenset({0})) for c in kept)))
+                given.append(TermShape(shape, tuple((c, (0,)) for c in claims)))
+                apart.append(TermShape(shape, tuple((c, (0,)) for c in kept)))
         vertex = (replace(site, incoming=(), needs_score=True),)
         squares = [squared(by_element(Structure(vertex, tuple(t)), values)) for t in (given, apart)]
         return squares[0] / squares[1] if squares[1] else None

@@ -91,7 +91,7 @@ def _between(sites: Sequence[Vertex], scored: int, terms: Sequence[TermShape]) -
 
 def _renumbered(entries: Entries, numbers: Mapping[int, int]) -> Entries:
     found = (
-        (alignment, frozenset(numbers[site] for site in members if site in numbers))
+        (alignment, tuple(sorted([numbers[site] for site in members if site in numbers])))
         for alignment, members in entries
     )
     return tuple((alignment, members) for alignment, members in found if members)

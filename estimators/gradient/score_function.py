@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
 from ancestral.estimators.credit.credit import Credit
+from ancestral.estimators.gradient.loss_pytree import SURROGATE
 from ancestral.estimators.gradient.loss_terms import Term
+from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.linear_form import Weight
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach
+from ancestral.trace.context.place import place
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import mark_share
@@ -236,3 +239,12 @@ def against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:
     if tuple(boxed.shape) == node.shape:
         return (boxed * less).sum()
     return boxed.sum() * less.mean()
+
+
+def box(x: Tensor, universe: Universe) -> Tensor:
+    """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
+    ratio = torch.exp(x - detach(x))
+    if ratio.grad_fn is not None:
+        metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
+        metadata[SURROGATE] = (universe.token, str(place().location))
+    return ratio - 1

@@ -327,20 +327,24 @@ def _resumed(universe: Universe) -> Generator[None]:
 
 def subtracted(
     problem: Problem, baseline: Baselines, passes: Sequence[Pass]
-) -> dict[tuple[int, str], Tensor | None]:
-    """Return what is subtracted for each site, by the number of the pass that it counts in.
+) -> dict[tuple[int, str], Tensor]:
+    """Return what is subtracted for sites, by the number of the pass that it counts in.
 
     A baseline is asked once for a site, whatever passes give it credit.
     """
     if baseline is None and not any([node.infer for node in problem.nodes.values()]):
         return {}
     places: dict[str, list[tuple[int, Credit]]] = {}
-    for at, part in enumerate(passes):
-        for credit in part.credits:
-            places.setdefault(credit.name, []).append((at, credit))
+    if problem.partly:
+        for at, part in enumerate(passes):
+            for credit in part.credits:
+                places.setdefault(credit.name, []).append((at, credit))
+    whole = () if problem.partly else passes[0].credits  # of each site one
     subtraction = Subtraction(problem, baseline)
-    subtraction.expect(list(places))
-    return {
-        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
-        for name, found in places.items()
-    }
+    subtraction.expect([*places, *[credit.name for credit in whole]])
+    asked = itertools.chain(
+        ((found[0][0], merged([credit for _, credit in found])) for found in places.values()),
+        ((0, credit) for credit in whole),
+    )
+    found = ((at, credit.name, subtraction.of(credit)) for at, credit in asked)
+    return {(at, name): less for at, name, less in found if less is not None}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import compress
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     HeldScores,
     held_score_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import SURROGATE, Loss
+from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, with_read
 from ancestral.estimators.gradient.passes import passes_of, scores_of
@@ -36,23 +35,25 @@ from ancestral.estimators.gradient.score_function import (
     NO_DENSITIES,
     added,
     against,
+    box,
     densities_in,
     products,
 )
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline, subtracted
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
-from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.propagate import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import leaves_given
 from ancestral.trace.context.compile import eagerly
-from ancestral.trace.context.place import place, stacklevel
+from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure, TermShape
 from ancestral.trace.intercept.autograd import shown
 from ancestral.trace.intercept.straight_through import straight_through_warning
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.versions import forget_forms
 from ancestral.trace.recording.leaf_writes import refuse_writes
 from ancestral.trace.recording.trace import Trace, install_backward
 
@@ -142,19 +143,18 @@ def surrogate_of(
         for number, term in (each for part in passes for each in part.terms.items()):
             scores = upstream[number]
             if scores is not None:
-                total = total + (_box(scores, universe) * term.live).sum()
+                total = total + (box(scores, universe) * term.live).sum()
     for term in (term for part in passes for term in part.owned):
-        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+        total = total - (box(untrack(term.leaf), universe) * term.weight).sum()
     found = subtracted(problem, baseline, passes)
     if monitor is not None:
         monitor.measure(partial(scores_of, problem, passes, found, is_routed=False))
-    less_of = {place: less for place, less in found.items() if less is not None}
-    scores_before = before(problem, [name for _, name in less_of])
-    for (at, name), less in less_of.items():
+    scores_before = before(problem, [name for _, name in found])
+    for (at, name), less in found.items():
         node = problem.nodes[name]
-        boxed = _box(passes[at].scores.get(name, node.score), universe)
+        boxed = box(passes[at].scores.get(name, node.score), universe)
         if name in scores_before and tuple(boxed.shape) == node.shape:
-            boxed = boxed * (1 + _box(scores_before[name], universe))
+            boxed = boxed * (1 + box(scores_before[name], universe))
         total = total - against(boxed, less, node)
     total = shown(sum(limit(set[Node]().union(*draws)), total), problem.trace.universe)
     return _followed(total, problem)
@@ -283,18 +283,16 @@ def descend(
     monitor: Observer | None = None,
 ) -> None:
     """Accumulate the gradient of a problem in which each site is decided."""
-    with waiting if len(problem.nodes) > MANY else at_work:
-        passes = passes_of(problem, estimator, [term.value for term in problem.terms])
-        less = subtracted(problem, baseline, passes)
-        routes: list[Route] = []
-        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
-        for at, part in enumerate(passes):
-            some = [less.get((at, credit.name)) for credit in part.credits]
-            own, rest = part.owning(known)
-            parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
-            parts = [part for part in parts if part.requires_grad]
-            if parts:
-                routes.append(Route(added(parts), part.held, part.passed))
+    is_last = not retain_graph and len(problem.nodes) > MANY
+    if is_last:  # no other loss is to come, and what follows needs as much memory
+        for node in problem.nodes.values():
+            forget_forms(node.versions)
+    try:
+        routes, measure = _routes_of(problem, baseline, estimator, monitor)
+    except Exception as error:
+        if is_last:
+            error.add_note(_ANEW)
+        raise
     if not routes:
         raise nothing_to_learn(problem.upstream)
     total = routes[0].total
@@ -304,9 +302,8 @@ def descend(
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
-        if monitor is not None:
-            is_routed = bool(problem.partly)
-            monitor.measure(partial(scores_of, problem, passes, less, known, is_routed=is_routed))
+        if measure is not None:
+            measure()
         with routed(routes) if problem.partly else nullcontext():
             torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
@@ -322,6 +319,28 @@ def descend(
         settle(problem.trace)
 
 
+def _routes_of(
+    problem: Problem, baseline: Baselines, estimator: Estimator, monitor: Observer | None
+) -> tuple[list[Route], Callable[[], None] | None]:
+    """Return what autograd differentiates, without the credits, and what shows a monitor those."""
+    routes: list[Route] = []
+    with waiting if len(problem.nodes) > MANY else at_work:
+        passes = passes_of(problem, estimator, [term.value for term in problem.terms])
+        less = subtracted(problem, baseline, passes)
+        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
+        for at, part in enumerate(passes):
+            some = [less.get((at, credit.name)) for credit in part.credits]
+            own, rest = part.owning(known)
+            parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
+            parts = [part for part in parts if part.requires_grad]
+            if parts:
+                routes.append(Route(added(parts), part.held, part.passed))
+    if monitor is None:
+        return routes, None
+    scores = partial(scores_of, problem, passes, less, known, is_routed=bool(problem.partly))
+    return routes, partial(monitor.measure, scores)
+
+
 def _check_last(problem: Problem) -> None:
     """Look at the numbers of a device that runs ahead, now that all its work is queued."""
     try:
@@ -331,6 +350,10 @@ def _check_last(problem: Problem) -> None:
         raise
 
 
+_ANEW = (
+    "What a further loss of this recording computes of the parameters of a site counts as one "
+    "cost; record anew for less variance"
+)
 _LATE = (
     "It was found after the backward pass, for which Python does not wait: what that has added to "
     ".grad is of no use; zero it before the next step"
@@ -376,12 +399,3 @@ def _followed(scalar: Tensor, problem: Problem) -> Tensor:
     own = alias(scalar)
     mark_lost(own, list(dict.fromkeys([*found, *filter(None, [controlling()])])))
     return own
-
-
-def _box(x: Tensor, universe: Universe) -> Tensor:
-    """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
-    ratio = torch.exp(x - detach(x))
-    if ratio.grad_fn is not None:
-        metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
-        metadata[SURROGATE] = (universe.token, str(place().location))
-    return ratio - 1

@@ -125,8 +125,11 @@ def _operator(
             else:
                 form = (number(), equal, self._form or self, other)
         result.__class__ = tracked
-        result._provenance = ours
-        result._form = form
+        if is_linear:
+            result._provenance = ours
+            result._form = form
+        else:  # no step of a sum: a loss may keep it for long, see `compact`
+            result.__dict__ = {"_provenance": ours}
         return result
 
     operator.__name__ = name
@@ -188,7 +191,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
     if found.universe.is_past:
         return _past(func, result, found, args)
     result.__class__ = ProvenanceTensor
-    result._provenance = found
+    result.__dict__ = {"_provenance": found}
     linear = _LINEAR_FUNCTIONS.get(func)
     is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
     if linear is not None and is_of_tensor and result.dtype is not torch.bool:
@@ -211,7 +214,7 @@ def _function(name: str) -> _Function:
         if self._provenance.universe.is_past:
             return _past(plain_method, result, self._provenance, (self,))
         result.__class__ = ProvenanceTensor
-        result._provenance = self._provenance
+        result.__dict__ = {"_provenance": self._provenance}
         if is_linear and torch.is_grad_enabled():
             result._form = (next(serials), negative, self._form or self)
         elif is_linear:

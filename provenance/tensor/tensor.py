@@ -121,6 +121,15 @@ def attach(tensor: Tensor, provenance: Provenance) -> Tensor:
     return tensor
 
 
+def compact(tensor: Tensor) -> None:
+    """Let a tracked tensor that is kept for long take less memory.
+
+    A dict that shares its keys with the class has room for thirty: 336 bytes, in place of 184.
+    """
+    if type(tensor) is ProvenanceTensor:
+        tensor.__dict__ = {name: held for name, held in tensor.__dict__.items()}
+
+
 def site_of(tensor: object) -> Any:
     """Return the node of the draw that gave this very tensor, None if it is no more."""
     held = getattr(tensor, "_site", None)

@@ -93,7 +93,7 @@ def structure_of(parents: Iterable[Sequence[int]], batch: int) -> Structure:
 
 def entries(dims: tuple[int, ...], parents: Sequence[int]) -> Entries:
     """Return the dependency on these sites, with one alignment."""
-    return ((Alignment(dims), frozenset(parents)),) if parents else ()
+    return ((Alignment(dims), tuple(sorted(parents))),) if parents else ()
 
 
 @dataclass(frozen=True)

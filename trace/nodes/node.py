@@ -101,13 +101,13 @@ class Node:
     """
 
     name: str
-    type: str
     fn: Distribution | None
     value: Tensor  # [*shape, *event], plain, as it was drawn
     shape: Shape
     source: Source
     param_provenance: Provenance | None
     location: Location
+    type: str = "sample"
     module_path: str = ""
     is_observed: bool = False
     is_reparameterized: bool = False
@@ -129,8 +129,8 @@ class Node:
     def made(cls, fields: dict[str, Any]) -> "Node":
         """Return a node of all its fields but for those that have a default; it keeps the dict.
 
-        A frozen class takes them one by one, which counts where thousands are drawn. An `infer` is
-        to be among them.
+        A frozen class takes them one by one, which counts where thousands are drawn; and a dict of
+        up to ten takes half of what a larger one does. An `infer` is to be among them.
         """
         node = object.__new__(cls)
         object.__setattr__(node, "__dict__", fields)

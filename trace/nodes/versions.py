@@ -101,3 +101,10 @@ def _held(leaf: Tensor) -> bytes | Tensor | None:
     if leaf.is_meta or leaf.layout is not torch.strided or type(leaf) not in _OF_TORCH:
         return None
     return detach(leaf).flatten()[:_MOST].clone()
+
+
+def forget_forms(versions: Versions) -> None:
+    """Forget how parameters were made of others, which only losses yet to come can ask for."""
+    for tensor in versioned(versions):
+        if type(tensor) is ProvenanceTensor and tensor._form is not None:
+            tensor._form = None

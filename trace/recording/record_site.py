@@ -21,6 +21,7 @@ from ancestral.provenance.tensor.tensor import (
     Unseen,
     alias,
     attach,
+    compact,
     provenance,
     raw,
     untrack,
@@ -133,21 +134,22 @@ def draw(
         universe.differentiable.add(source)
     fields: dict[str, Any] = {
         "name": name,
-        "type": "sample",
         "fn": fn,
         "value": plain,
         "shape": shape,
         "source": source,
         "param_provenance": found,
         "location": where.location,
-        "module_path": where.module_path,
-        "is_reparameterized": is_reparameterized,
         "is_learned": is_learned,
-        "is_declared": is_declared,
         "infer": {} if infer is None else infer,
         "versions": versions_of(held, plain if is_reparameterized else None),
-        "gate": gate,
     }
+    if where.module_path:
+        fields["module_path"] = where.module_path
+    if is_reparameterized:
+        fields |= {"is_reparameterized": True, "gate": gate}
+    if is_declared:
+        fields["is_declared"] = True
     if not is_plain:
         fields["event_dims"] = event_dims(fn)
     if message is not None or plates:
@@ -157,6 +159,9 @@ def draw(
     if type(shown) is ProvenanceTensor:
         shown._form, shown._written = None, -1
     attach(shown, universe.of(source, size))._site = ref(node)  # type: ignore[attr-defined]
+    compact(shown)
+    for tensor, _ in held:
+        compact(tensor)
     if not is_plain:
         forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:

@@ -29,7 +29,7 @@ def forests(draw: st.DrawFn, most: int = 1) -> Structure:
         found: Entries = ()
         for ancestor in draw(st.permutations(range(ancestors)))[:count]:
             relation = alignments((SIZE,) * rank, (SIZE,) * ranks[ancestor])
-            found += ((draw(relation), frozenset([ancestor])),)
+            found += ((draw(relation), (ancestor,)),)
         return found
 
     sites = tuple(
@@ -93,7 +93,7 @@ def test_which_sites_stand_in_trees() -> None:
     """Those of a component in which a site has two parents, or a term depends on two, do not."""
     structure = structure_of([[], [0], [], [2], [2], [3, 4], [], [6]], batch=1)
     assert Trees(structure).has == [True, True, False, False, False, False, True, True]
-    shared = TermShape((), ((structure.terms[0].entries[0][0], frozenset([6, 7])),))
+    shared = TermShape((), ((structure.terms[0].entries[0][0], (6, 7)),))
     both = Structure(structure.sites, (*structure.terms, shared))
     assert Trees(both).has == [True, True] + [False] * 6
     none = Structure(structure.sites, structure.terms[:1])

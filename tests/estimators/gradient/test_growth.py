@@ -52,9 +52,9 @@ def test_a_site_leaves_few_objects_to_walk_over() -> None:
     with an.record() as trace:
         loss = chain(SITES)
     recorded = tracked()
-    assert recorded - start <= 27.5 * SITES
+    assert recorded - start <= 27 * SITES
     an.backward(loss)
-    assert tracked() - recorded <= 7.5 * SITES
+    assert tracked() <= recorded  # the forms of parameters make up for what it keeps
     del trace, loss
     forget()
     assert tracked() - start <= 0.01 * SITES
@@ -73,7 +73,7 @@ def test_a_gradient_takes_few_objects_on_its_way(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.autograd, "backward", counted)
     an.backward(loss)
-    assert max(most) - start <= 13 * SITES
+    assert max(most) - start <= 3 * SITES
 
 
 @pytest.mark.usefixtures("known")
@@ -85,4 +85,35 @@ def test_a_site_takes_little_memory() -> None:
         tracemalloc.stop()
     assert len(trace) == SITES
     assert loss.ndim == 0
-    assert used <= 5_000 * SITES  # of Python's objects; torch's own are not seen
+    assert used <= 3_400 * SITES  # of Python's objects; torch's own are not seen
+
+
+@pytest.mark.usefixtures("known")
+def test_a_gradient_that_fails_late_says_what_a_further_loss_of_a_long_recording_costs() -> None:
+    """The forms of parameters are forgotten by then; the loss that is there has all it needs."""
+    torch.manual_seed(0)
+    with an.record() as trace:
+        loss = chain(SITES)
+    with pytest.raises(an.errors.BaselineError) as raised:
+        an.backward(loss, baseline=lambda credit: torch.zeros(7))
+    assert any("record anew for less variance" in note for note in raised.value.__notes__)
+    logits: Any = trace[list(trace)[-1]].fn
+    (weights,) = leaves_of(logits.logits)
+    an.backward(loss)
+    torch.manual_seed(0)
+    with an.record() as again:
+        loss = chain(SITES)
+    logits = again[list(again)[-1]].fn
+    (expected,) = leaves_of(logits.logits)
+    an.backward(loss)
+    assert torch.equal(weights.grad, expected.grad)
+
+
+def leaves_of(tensor: Tensor) -> set[Any]:
+    """Return the leaves that a tensor has a gradient of."""
+    found, pending = set[Any](), [tensor.grad_fn]
+    while pending:
+        node: Any = pending.pop()
+        found |= {node.variable} if hasattr(node, "variable") else set()
+        pending += [each for each, _ in node.next_functions if each is not None]
+    return found

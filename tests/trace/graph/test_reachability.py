@@ -32,7 +32,7 @@ def structures(draw: st.DrawFn) -> Structure:
             if draw(st.booleans()):
                 alignment = draw(alignments((SIZE,) * rank, (SIZE,) * ranks[ancestor]))
                 found.setdefault(alignment, set()).add(ancestor)
-        return tuple((alignment, frozenset(sites)) for alignment, sites in found.items())
+        return tuple((alignment, tuple(sorted(sites))) for alignment, sites in found.items())
 
     sites = tuple(
         Vertex(f"z{at}", (SIZE,) * rank, entries(rank, at), needs_score=True)
@@ -195,10 +195,10 @@ def chain(length: int) -> Structure:
     along = Alignment(())
     return Structure(
         tuple(
-            Vertex(f"z{i}", (), ((along, frozenset([i - 1])),) if i else (), needs_score=True)
+            Vertex(f"z{i}", (), ((along, (i - 1,)),) if i else (), needs_score=True)
             for i in range(length)
         ),
-        tuple(TermShape((), ((along, frozenset([i])),)) for i in range(length)),
+        tuple(TermShape((), ((along, (i,)),)) for i in range(length)),
     )
 
 
@@ -206,12 +206,10 @@ def tree(count: int) -> Structure:
     along = Alignment(())
     return Structure(
         tuple(
-            Vertex(
-                f"z{i}", (), ((along, frozenset([(i - 1) // 2])),) if i else (), needs_score=True
-            )
+            Vertex(f"z{i}", (), ((along, ((i - 1) // 2,)),) if i else (), needs_score=True)
             for i in range(count)
         ),
-        tuple(TermShape((), ((along, frozenset([i])),)) for i in range(count)),
+        tuple(TermShape((), ((along, (i,)),)) for i in range(count)),
     )
 
 
