@@ -52,7 +52,7 @@ def test_a_site_leaves_few_objects_to_walk_over() -> None:
     with an.record() as trace:
         loss = chain(SITES)
     recorded = tracked()
-    assert recorded - start <= 27 * SITES
+    assert recorded - start <= 27.6 * SITES
     an.backward(loss)
     assert tracked() <= recorded  # the forms of parameters make up for what it keeps
     del trace, loss
@@ -85,7 +85,7 @@ def test_a_site_takes_little_memory() -> None:
         tracemalloc.stop()
     assert len(trace) == SITES
     assert loss.ndim == 0
-    assert used <= 3_400 * SITES  # of Python's objects; torch's own are not seen
+    assert used <= 3_600 * SITES  # of Python's objects; torch's own are not seen
 
 
 @pytest.mark.usefixtures("known")
