@@ -79,7 +79,8 @@ def _sampled(name: str, fn: Distribution, value: Tensor | None, among: Tensor | 
     if bound is not None and not (bound.is_model and is_drawn):  # else it is from its prior
         which = _which(among)
         density = fn.log_prob(value if which is None else _filled(fn, value, which))
-        _count(bound, density if which is None else deterministic(density.where(which, 0)))
+        density = density if which is None else density.where(which, 0)
+        _count(bound, density if among is None else deterministic(density))
     if bound is not None and not bound.is_model:
         bound.values[name] = value
     return value

@@ -1,14 +1,15 @@
 """Watch: whether the classes that a plan was made of are what they were.
 
-The compiler guards what a function reads, but not the methods of classes: of those whose methods a
-recording of the loss calls, it is looked at each step whether somebody has replaced one.
+The compiler guards what a function reads, but not the methods of classes, nor the hooks of all
+modules: of the classes whose methods a recording of the loss calls, it is looked at each step
+whether somebody has replaced one, or given it other code, as a notebook does that loads files anew.
 """
 
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ancestral.estimators.capture.kl_divergence import FUNCTION
 from ancestral.estimators.capture.refusal import is_of_library
-from ancestral.provenance.tensor.torch_internals import KL_REGISTRY
+from ancestral.provenance.tensor.torch_internals import GLOBAL_HOOKS, KL_REGISTRY, compiler
 from ancestral.trace.context.patch import own_of
 
 _OF_TORCH = (Distribution, Transform, constraints.Constraint, nn.Module)
@@ -31,7 +32,8 @@ class Watch:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._known: dict[Any, tuple[Mapping[Any, Any], dict[Any, Any], list[Any]]] = {}
+        self._known: dict[Any, tuple[Mapping[Any, Any], dict[Any, Any], list[Any] | None]] = {}
+        self._codes: dict[FunctionType, CodeType] = {}
 
     @contextmanager
     def meeting(self) -> Iterator[None]:
@@ -61,6 +63,18 @@ class Watch:
                 for base in kind.__mro__:
                     if base not in _COMMON and base.__flags__ & _IS_MADE_BY_CLASS_STATEMENT:
                         self._known.setdefault(base, _seen(vars(base)))
+                        self._note_codes(base)
+                if issubclass(kind, nn.Module):
+                    for number, hooks in enumerate(GLOBAL_HOOKS):
+                        self._known.setdefault(number, _seen(hooks))
+
+    def _note_codes(self, kind: type) -> None:
+        """Take in the code of the methods of a class; nobody gives those of torch other code."""
+        if kind.__module__.partition(".")[0] != "torch":
+            for each in map(_own, vars(kind).values()):
+                method = getattr(each, "__func__", each)
+                if isinstance(method, FunctionType):
+                    self._codes.setdefault(method, method.__code__)
 
     @property
     def is_changed(self) -> bool:
@@ -68,7 +82,7 @@ class Watch:
         for kind, (now, known, values) in self._known.items():
             # In each step: lists compare by identity first, and fast. Only what is replaced by its
             # equal passes, of which tensors have none.
-            if values and [*now.values()] == values:
+            if values is not None and [*now.values()] == values:
                 continue
             ours, theirs = _methods(now), _methods(known)
             if ours.keys() != theirs.keys() or not all(
@@ -76,14 +90,22 @@ class Watch:
             ):
                 return True
             self._known[kind] = _seen(now)
-        return False
+        return any(method.__code__ is not code for method, code in self._codes.items())
 
 
-def _seen(now: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], dict[Any, Any], list[Any]]:
-    """Return attributes as they change, as they are, and their values, none if one is a tensor."""
+def _seen(now: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], dict[Any, Any], list[Any] | None]:
+    """Return attributes as they change, as they are, and their values, None if one is a tensor."""
     values = [*now.values()]
     has_tensor = any(isinstance(each, Tensor) for each in values)
-    return now, dict(now), [] if has_tensor else values
+    return now, dict(now), None if has_tensor else values
+
+
+def guarding_hooks() -> Any:
+    """Return a block within which the compiler guards the hooks of a module as all else it reads.
+
+    By itself it goes on as if none had come or gone.
+    """
+    return compiler().config.patch(skip_nnmodule_hook_guards=False)
 
 
 def _is_watched(kind: type) -> bool:

@@ -15,6 +15,8 @@ from ancestral.estimators.capture.refusal import Refusal
 from ancestral.provenance.tensor.torch_internals import fake_mode_of, read_from_values, tree_leaves
 
 _KEY = "example_value"
+SYMBOLS = (torch.SymInt, torch.SymFloat)
+"""The types of numbers of a graph that stand for any."""
 
 
 class Symbols:

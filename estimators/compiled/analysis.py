@@ -19,7 +19,7 @@ from ancestral.estimators.capture.markers import DENSITY, GIVEN, HELD, NOISE, PA
 from ancestral.estimators.capture.randomness import is_within_draw
 from ancestral.estimators.capture.refusal import Refusal, line_of
 from ancestral.estimators.capture.symbols import has_size_of_values
-from ancestral.estimators.compiled.tail import is_impure, is_write, memory_of
+from ancestral.estimators.compiled.tail import is_write, memory_of, writes_noted, written_by
 from ancestral.estimators.credit.credit import Estimator
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -226,7 +226,7 @@ class _Run(fx.Interpreter):
         state = torch.get_rng_state()
         local.is_inside = is_within_draw(n) and n.target not in SITES
         try:
-            with reads_noted() as reads:
+            with reads_noted() as reads, writes_noted(n, self.env):
                 found = self._ran(n)
         finally:
             local.is_inside = was_inside
@@ -267,8 +267,8 @@ class _Run(fx.Interpreter):
         decided = [self._origins_of(each) for each in n.all_input_nodes]
         found = frozenset[fx.Node]().union(*decided)
         self._origins[n] = found | {n} if n.op == "placeholder" or n in self.random else found
-        if is_impure(n) and n.all_input_nodes:
-            memory = memory_of(self.env[n.all_input_nodes[0]])
+        for each in written_by(n) if is_write(n) else ():
+            memory = memory_of(self.env[each])
             self._written[memory] = self._written.get(memory, frozenset()) | found
         if not reads and not has_size_of_values(n):
             return
@@ -356,7 +356,7 @@ class _Run(fx.Interpreter):
         is_call = n.op == "call_function" or n.op == "call_method"
         if not is_call or n in self.random:
             return fresh
-        made = (str(found.dtype), found.requires_grad) if isinstance(found, Tensor) else ()
+        made = (str(found.dtype), torch.is_grad_enabled()) if isinstance(found, Tensor) else ()
         args = fx.node.map_arg((n.args, dict(n.kwargs)), self._spelt)
         return self._table.setdefault(f"{n.target!r} {args!r} {made}", fresh)
 

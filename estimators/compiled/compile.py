@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec
@@ -35,7 +36,7 @@ from ancestral.estimators.capture.parallel import alone, is_around, put_within, 
 from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
-from ancestral.estimators.capture.replaced_methods import Watch
+from ancestral.estimators.capture.replaced_methods import Watch, guarding_hooks
 from ancestral.estimators.capture.symbols import (
     Symbols,
     concrete,
@@ -188,11 +189,9 @@ class Compiled(Generic[P]):
         reading.failed = None
         mark_what_is_compiled(self._memories.look_at_sites)
         try:
-            if self.plan is None or is_around():
-                with _first_plan, unsplit():
-                    found: Tensor = self._compiled(open_store(), *args, **kwargs)
-            else:
-                found = self._compiled(open_store(), *args, **kwargs)
+            is_first = self.plan is None or is_around()
+            with guarding_hooks(), _first_plan if is_first else nullcontext(), unsplit():
+                found: Tensor = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(error, Refusal):
                 raise

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ancestral.estimators.capture.markers import DENSITY, HELD, MARKERS, SITE
 from ancestral.estimators.capture.refusal import Refusal
-from ancestral.estimators.capture.symbols import Symbols
+from ancestral.estimators.capture.symbols import SYMBOLS, Symbols
 from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.asking import Asking, factor_of
 from ancestral.estimators.compiled.memories import Memories
@@ -158,22 +158,21 @@ class _Emission:
         """Let the loss see each term as its pass does, and a density at its own draw constant."""
         seen = {n: (at, t) for at, part in enumerate(self._passes) for n, t in part.terms.items()}
         owned = {id(term.value) for part in self._passes for term in part.owned}
+        instead: dict[fx.Node, fx.Node] = {}
         for number, (node, term) in enumerate(
             zip(self._analysis.terms, self._problem.terms, strict=True)
         ):
             if node is None:
                 continue
             at, live = seen[number]
-            instead = copies[at].get(node, node)
+            found = copies[at].get(node, node)
             is_constant = term.leaf.requires_grad and not live.leaf.requires_grad
             if id(term.value) in owned or is_constant:
-                instead = self._detached(instead)
-            if instead is not node:
-                for user in list(node.users):
-                    if user in self._tail.nodes:
-                        user.replace_input_with(node, instead)
-                if self._loss is node:
-                    self._loss = instead
+                found = self._detached(found)
+            if found is not node:
+                instead[node] = found
+        if instead:
+            self._loss = self._tail.copied(instead)
 
     def _share_densities(self) -> None:
         """Let a density that the program takes at its own draw be the one that the score needs."""
@@ -229,7 +228,7 @@ class _Emission:
         """Return the nodes that tell what each cost counts, and what makes that of their values."""
         problem, tail, values = self._problem, self._tail, self._values()
         linear = tail.as_function()
-        others = [node for node in tail.others if isinstance(values[node], Tensor)]
+        others = [node for node in tail.others if isinstance(values[node], (Tensor, *SYMBOLS))]
         constants = {node: values[node] for node in tail.others if node not in others}
         if any(isinstance(each, Tensor) for each in tree_leaves(list(constants.values()))):
             raise Refusal("the loss is made of a list of tensors that the graph keeps as one")
@@ -291,7 +290,7 @@ class _Emission:
         values = self._values()
         with self._tracing():
             traced: fx.GraphModule = compiler().make_fx(function)(
-                *[untrack(values[node]).detach() for node in nodes], *more
+                *[_held_fixed(values[node]) for node in nodes], *more
             )
         traced.graph.eliminate_dead_code()
         return traced
@@ -323,7 +322,9 @@ class _Emission:
         with self._graph.inserting_before(self._output):
             for placeholder, node in zip(placeholders, given, strict=True):
                 if placeholder.users:
-                    copies[placeholder] = self._graph.call_method("detach", (node,))
+                    is_number = isinstance(self._values().get(node), SYMBOLS)
+                    held = node if is_number else self._graph.call_method("detach", (node,))
+                    copies[placeholder] = held
             for node in traced.graph.nodes:
                 if node.op == "get_attr":
                     copies[node] = self._constant(getattr(traced, str(node.target)))
@@ -367,6 +368,10 @@ class _Emission:
 def _node(argument: Any) -> fx.Node:
     assert isinstance(argument, fx.Node)
     return argument
+
+
+def _held_fixed(value: Any) -> Any:
+    return value if isinstance(value, SYMBOLS) else untrack(value).detach()
 
 
 def _counted(value: Tensor, precision: torch.dtype) -> Tensor:

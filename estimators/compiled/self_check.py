@@ -45,7 +45,7 @@ def outcome(run: Callable[[], Tensor], tensors: Sequence[Tensor]) -> Outcome:
         gradients: Sequence[Tensor] = [torch.zeros_like(tensor) for tensor in learned]
         if value.requires_grad and learned:
             gradients = torch.autograd.grad(
-                value, learned, allow_unused=True, materialize_grads=True
+                value, learned, retain_graph=True, allow_unused=True, materialize_grads=True
             )
         written = tuple(tensor.detach().clone() for tensor in tensors)
         return Outcome(untrack(value).detach(), tuple(gradients), written)

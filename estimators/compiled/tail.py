@@ -1,13 +1,16 @@
 """Tail of a captured loss: the nodes between its costs and itself, which is linear in them."""
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx
 
 from ancestral.estimators.capture.refusal import Refusal
+from ancestral.provenance.tensor.linear_form import version_of
 from ancestral.provenance.tensor.tensor import raw
+from ancestral.provenance.tensor.torch_internals import tree_leaves
 
 _OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -19,6 +22,7 @@ _OUT_OF_PLACE: dict[Any, Any] = {
     "mul_": "mul",
     "div_": "div",
 }
+_WRITTEN = "ancestral.written"
 
 
 def is_impure(node: fx.Node) -> bool:
@@ -27,12 +31,38 @@ def is_impure(node: fx.Node) -> bool:
 
 
 def is_write(node: fx.Node) -> bool:
-    """Return whether a node writes into memory that it is given."""
+    """Return whether a node writes into memory that it is given, by what it did or by its name."""
+    if node.meta.get(_WRITTEN):
+        return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     is_named = name.endswith("_") and not name.endswith("__")
     is_operator = node.target in _OUT_OF_PLACE or node.target is operator.setitem
     is_call = node.op in ("call_function", "call_method")
     return is_call and (is_named or is_operator or "out" in node.kwargs)
+
+
+@contextmanager
+def writes_noted(node: fx.Node, values: Mapping[fx.Node, Any]) -> Generator[None]:
+    """Note what a node that runs within the block writes into, as `relu(x, inplace=True)` does."""
+    before = _versions(node, values)
+    yield
+    after = _versions(node, values)
+    node.meta[_WRITTEN] = [each for each, count in before.items() if after[each] != count]
+
+
+def _versions(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, list[int]]:
+    """Return how often what a node is given was written into."""
+    given = {each: tree_leaves(values[each]) for each in node.all_input_nodes}
+    return {
+        each: [raw(version_of, part) for part in parts if isinstance(part, Tensor)]
+        for each, parts in given.items()
+    }
+
+
+def written_by(node: fx.Node) -> Sequence[fx.Node]:
+    """Return what a write goes into."""
+    noted: list[fx.Node] = node.meta.get(_WRITTEN, [])
+    return noted or [node.kwargs.get("out") or node.all_input_nodes[0]]  # type: ignore[list-item]
 
 
 class Tail:
@@ -87,9 +117,7 @@ class Tail:
         The self-check need not see these: a cost that counts too much may be zero in its draws.
         """
         writes = [n for n in self._module.graph.nodes if is_write(n) and n.all_input_nodes]
-        written = [
-            (n, memory_of(values[n.kwargs.get("out") or n.all_input_nodes[0]])) for n in writes
-        ]
+        written = [(n, memory_of(values[each])) for n in writes for each in written_by(n)]
         for node in (*self._ordered, *self.terms, *self.others):
             at = memory_of(values[node])
             after = [write for write, where in written if at and where == at]
@@ -110,13 +138,27 @@ class Tail:
         graph = fx.Graph()
         copies = {node: graph.placeholder(node.name) for node in (*self.terms, *self.others)}
         for node in self._ordered:
-            copy = copies[node] = graph.node_copy(node, copies.__getitem__)
-            if copy.target in _OUT_OF_PLACE:
-                copy.target = _OUT_OF_PLACE[copy.target]
-            elif is_impure(copy):
-                raise Refusal.of(node, "the loss is summed by a write into memory")
+            copies[node] = _without_write(graph, node, copies)
         graph.output(copies[self._loss])
         return fx.GraphModule(self._module, graph)
+
+    def copied(self, instead: Mapping[fx.Node, fx.Node]) -> fx.Node:
+        """Return the loss of other nodes instead of some terms; a term may be part of another."""
+        graph, copies = self._module.graph, dict(instead)
+        for node in self._ordered:
+            with graph.inserting_before(node):
+                copies[node] = _without_write(graph, node, copies)
+        return copies[self._loss]
+
+
+def _without_write(graph: fx.Graph, node: fx.Node, copies: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    copy = graph.node_copy(node, lambda each: copies.get(each, each))
+    if copy.target in _OUT_OF_PLACE:
+        copy.target = _OUT_OF_PLACE[copy.target]
+        copy.meta.pop(_WRITTEN, None)
+    elif is_impure(copy):
+        raise Refusal.of(node, "the loss is summed by a write into memory")
+    return copy
 
 
 def _is_added_to(write: fx.Node, node: fx.Node) -> bool:

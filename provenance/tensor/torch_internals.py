@@ -165,6 +165,12 @@ try:
     }
     VMAP = _door(apis, "vmap_impl")
 
+    # By number, the hooks of all modules.
+    GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
+        vars(nn.modules.module)[f"_global_{name}_hooks"]
+        for name in ("forward", "forward_pre", "backward", "backward_pre")
+    )
+
     # What a parallel module does before and after its module.
     AROUND_PARALLEL = "_pre_forward", "_post_forward"
     for _name in AROUND_PARALLEL:

@@ -192,6 +192,16 @@ def test_a_step_that_raises_teaches_a_baseline_nothing() -> None:
     assert step.plan.is_compiled, step.plan
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_draw_that_raises_leaves_gradients_on(backend: Any) -> None:
+    step = agreeing(_loss, [W, V], X, seeds=(0,), backend=backend)
+    with pytest.raises(RuntimeError, match=r"p_in >= 0|p >= 0"):
+        step(X * torch.nan)
+    assert torch.is_grad_enabled()
+    agree(step, _loss, [W, V], X)
+    assert step.plan.is_compiled, step.plan
+
+
 def test_the_gradients_of_steps_add_up() -> None:
     step: Any = an.compile(_loss, backend="eager")
     expected = torch.zeros(3, dtype=torch.float64)
@@ -207,6 +217,17 @@ def test_the_gradients_of_steps_add_up() -> None:
     assert W.grad is not None
     torch.testing.assert_close(W.grad, expected)
     W.grad = V.grad = None
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # by the compiler
+def test_an_argument_may_be_computed_from_what_the_loss_reads_too() -> None:
+    def whole(x: Tensor) -> Any:
+        return _loss(x * V.exp())
+
+    step: Any = an.compile(_loss, backend="eager")
+    for seed in (0, 1):
+        agree(lambda x: step(x * V.exp()), whole, [W, V], X, seed=seed)
+    assert step.plan.is_compiled, step.plan
 
 
 def test_a_function_of_a_module_that_nobody_can_import_is_compiled() -> None:

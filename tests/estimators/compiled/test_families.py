@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributions as families
-from steps import V, W, X, agreeing
+from steps import V, W, X, agree, agreeing
 from torch import Tensor
 from torch.distributions import (
     AffineTransform,
@@ -115,6 +115,19 @@ def test_a_family_is_compiled_with_the_gradient_of_a_recording(name: str) -> Non
     for loss in _losses(name):
         step = agreeing(loss, [W, V], seeds=(0, 1))
         assert step.plan.is_compiled, step.plan
+
+
+@pytest.mark.parametrize("name", ["HalfCauchy", "HalfNormal", "Normal"])
+def test_a_density_at_its_own_draw_of_rsample_is_known_as_such(name: str) -> None:
+    def loss(weight: Tensor) -> Any:
+        q = MADE[name](getattr(families, name))
+        z = q.rsample()
+        return weight * (q.log_prob(z) + (z > 0.5) * V.sum()).mean()
+
+    step: Any = an.compile(loss, backend="eager")
+    for seed, weight in enumerate((0.0, 1.0, 1.0)):  # the first step shows nothing
+        agree(step, loss, [W, V], torch.tensor(weight), seed=seed)
+    assert step.plan.is_compiled, step.plan
 
 
 @pytest.mark.parametrize("name", MOVING)

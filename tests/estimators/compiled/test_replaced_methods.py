@@ -16,6 +16,7 @@ from torch.distributions import (
     kl_divergence,
 )
 from torch.distributions.kl import _KL_REGISTRY
+from torch.nn.modules.module import register_module_forward_hook
 
 import ancestral as an
 
@@ -45,6 +46,24 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.helper(x)
+
+
+class _Hooked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = _Layer()
+
+    def forward(self) -> Any:
+        z = Bernoulli(logits=W * X).sample()
+        return (self.layer(z * V) * X).mean()
+
+
+def _twice(gradients: Any) -> Any:
+    return gradients[0] * 2
+
+
+def _tripled(module: nn.Module, _: Any, found: Any) -> Any:
+    return found * 3 if isinstance(module, _Layer) else None
 
 
 REWARD, LAYER, CHOICE = _Reward(), _Layer(), {"is_own": True}
@@ -159,6 +178,35 @@ def test_a_number_of_a_class_is_guarded_as_any_other(monkeypatch: pytest.MonkeyP
     Scaled.scale = 2.0
     agree(step, loss, [W, V])
     assert step.plan.is_compiled, step.plan
+
+
+HOOKS: dict[str, Callable[[_Hooked], Any]] = {
+    "forward": lambda net: net.layer.register_forward_hook(lambda m, x, y: y * 3),
+    "forward pre": lambda net: net.layer.register_forward_pre_hook(lambda m, x: (x[0] * 3,)),
+    "forward of the whole": lambda net: net.register_forward_hook(lambda m, x, y: y * 3),
+    "backward": lambda net: net.layer.register_full_backward_hook(lambda m, x, y: (_twice(x),)),
+    "of all modules": lambda _: register_module_forward_hook(_tripled),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ancestral.errors.NotCompiledWarning")
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_that_comes_or_goes_is_noticed(name: str, steps: int) -> None:
+    net = _Hooked()
+    step = agreeing(net, [W, V], seeds=range(steps))
+    assert step.plan.is_compiled, step.plan
+    with HOOKS[name](net):
+        agree(step, net, [W, V])
+    agree(step, net, [W, V])
+
+
+def test_a_method_that_is_given_other_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _Hooked()
+    step = agreeing(net, [W, V])
+    monkeypatch.setattr(_Layer.helper, "__code__", (lambda self, x: x * 2).__code__)
+    with pytest.warns(an.errors.NotCompiledWarning, match="replaced since"):
+        agree(step, net, [W, V])
 
 
 class _Kind(abc.ABC):  # noqa: B024 (as those of collections are that containers are asked for)

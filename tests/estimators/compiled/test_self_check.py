@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from steps import agree
+from steps import V, W, X, agree
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
@@ -87,6 +87,20 @@ def test_a_wrong_score_of_a_baseline_that_is_asked_is_not_used(
     step: Any = an.compile(net, baseline=lambda credit: 0.3, backend="eager")
     with pytest.warns(an.errors.NotCompiledWarning, match="self-check failed: gradients differ"):
         agree(step, net, list(net.parameters()), x, baseline=lambda credit: 0.3)
+
+
+def _counted_alone_and_in_another(weight: Tensor) -> Any:
+    q = Bernoulli(logits=W * X)
+    z = q.sample()
+    gain = (z * X * V).sum(-1) - q.log_prob(z).sum(-1)
+    return weight * (gain.mean() - gain.logsumexp(0))
+
+
+def test_a_cost_that_is_part_of_another_counts_in_both() -> None:
+    step: Any = an.compile(_counted_alone_and_in_another, backend="eager")
+    for seed, weight in enumerate((0.0, 1.0, 1.0)):  # the first step shows nothing
+        agree(step, _counted_alone_and_in_another, [W, V], torch.tensor(weight), seed=seed)
+    assert step.plan.is_compiled, step.plan
 
 
 ONE = Outcome(torch.tensor(2.0), (torch.ones(3), torch.full((2,), 1e-9)), (torch.ones(2),))

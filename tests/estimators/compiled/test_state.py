@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from steps import agree, compiled, eager
+from steps import V, W, X, agree, compiled, eager
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 from torch.utils.checkpoint import checkpoint
@@ -33,6 +33,21 @@ def test_one_plan_serves_all_sizes(baseline: Any) -> None:
     plans = set()
     for seed, count in enumerate((12, 20, 9, 33, 12)):
         agree(step, net, parameters, _images(count), seed=seed, baseline=baseline)
+        plans.add(id(step.plan))
+        kept = step.plan  # whose identity stays its own
+        assert kept.is_compiled, kept
+    assert len(plans) == 1
+
+
+def test_one_plan_serves_numbers_that_count_in_the_loss() -> None:
+    def loss(x: Tensor, rate: float, count: int) -> Any:
+        z = Bernoulli(logits=W * x).sample()
+        return (z * x * V).sum() / len(x) * rate + z.sum() * count
+
+    step: Any = an.compile(loss, dynamic=True, backend="eager")
+    plans = set()
+    for seed, (rows, rate, count) in enumerate(((4, 0.5, 7), (6, 1.5, 8), (5, 2.5, 9))):
+        agree(step, loss, [W, V], X.repeat(2, 1)[:rows], rate, count, seed=seed)
         plans.add(id(step.plan))
         kept = step.plan  # whose identity stays its own
         assert kept.is_compiled, kept

@@ -191,6 +191,21 @@ def _within_handlers_that_weigh() -> Elbo:
 
 
 @bound
+def _of_rows_within_a_mask() -> Elbo:
+    def model() -> None:
+        with an.plate("rows", 4):
+            z = an.sample("z", Independent(Bernoulli(V.sigmoid().expand(4, 3)), 1))
+            with an.handlers.mask(X[:, 0] > -0.5):
+                an.sample("x", Independent(Normal(z * V, 1.0), 1), obs=X)
+
+    def guide() -> None:
+        with an.plate("rows", 4):
+            an.sample("z", Independent(Bernoulli(logits=W * X), 1))
+
+    return an.infer.elbo(model, guide)
+
+
+@bound
 def _of_data_that_are_missing() -> Elbo:
     def model() -> None:
         z = an.sample("z", Bernoulli(V.sigmoid()))

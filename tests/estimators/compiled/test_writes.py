@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from steps import gradients
 from torch import Tensor
 from torch.distributions import Bernoulli
@@ -69,6 +70,13 @@ def _counted_by_a_number_that_grows(z: Tensor) -> Tensor:
     return loss + (z - 1).sum() / count
 
 
+def _changed_where_it_lies(z: Tensor) -> Tensor:
+    half, cost = z.clone(), -z * LOGITS.exp()
+    F.hardtanh(half, -1.0, 0.5, True)
+    F.relu(cost, inplace=True)
+    return cost.sum() + half.sum()
+
+
 PROGRAMS: tuple[Callable[[Tensor], Tensor], ...] = (
     _halved_as_a_whole,
     _doubled_by_its_other_name,
@@ -77,6 +85,7 @@ PROGRAMS: tuple[Callable[[Tensor], Tensor], ...] = (
     _given_out,
     _times_what_it_is_written_into,
     _counted_by_a_number_that_grows,
+    _changed_where_it_lies,
 )
 COMPILED = frozenset(PROGRAMS) - {_doubled_through_a_view}
 
