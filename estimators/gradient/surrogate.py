@@ -335,10 +335,8 @@ def _routes_of(
             parts = [part for part in parts if part.requires_grad]
             if parts:
                 routes.append(Route(added(parts), part.held, part.passed))
-    if monitor is None:
-        return routes, None
     scores = partial(scores_of, problem, passes, less, known, is_routed=bool(problem.partly))
-    return routes, partial(monitor.measure, scores)
+    return routes, None if monitor is None else partial(monitor.measure, scores)
 
 
 def _check_last(problem: Problem) -> None:
