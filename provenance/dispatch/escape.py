@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.algebra.provenance import Provenance, Sources, Universe
 from ancestral.provenance.dispatch.passed_checks import Outcome, Read, outcome_of
 from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage
@@ -33,13 +33,13 @@ class EscapeError(RuntimeError):
     """A tracked value leaves tensor land in a recording that refuses it."""
 
 
-def _noted(provenance: Provenance, frame: FrameType) -> Escape:
-    """Return an escape at a line, for the recording that it happens in.
+def _noted(provenance: Provenance, read: Sources, frame: FrameType) -> Escape:
+    """Return an escape of some sources at a line, for the recording that it happens in.
 
     Raises:
         EscapeError: if that refuses it.
     """
-    names = frozenset(source.name for source in provenance.sources)
+    names = frozenset([source.name for source in read])
     line = (frame.f_code.co_filename, frame.f_lineno)
     noted = Escape(names, *line, module=module_of(frame))
     decisions = decisions_of(provenance.universe)
@@ -70,8 +70,10 @@ def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
     given = [each for found in provenances for each in concerned(found)]
     if not given:
         return
-    confined = _confined(given)
-    found = [p for p in given if not _is_known(p)]
+    # Found once: behind a value may stand a long chain of decisions.
+    read_by = {each: frozenset(each.sources) for each in given}
+    confined = {source.name for each in read_by.values() for source in each if source.is_confined}
+    found = [each for each in given if not _are_known(read_by[each])]
     if not found and not confined:
         return
     here = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
@@ -97,7 +99,9 @@ def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
             'where no decision follows, or draw the site: infer={"enumerate": False}'
         )
     for provenance in found:
-        decisions_of(provenance.universe).decide(provenance, _noted(provenance, frame))
+        sources = read_by[provenance]
+        noted = _noted(provenance, sources, frame)
+        decisions_of(provenance.universe).decide(provenance, sources, noted)
         storage.watch()
 
 
@@ -114,16 +118,9 @@ def _checked(
     return None if frame is None else outcome_of(read, frame, began[0] if began else None)
 
 
-def _confined(provenances: Iterable[Provenance]) -> frozenset[str]:
-    """Return the names of the sources that stand for many values at once."""
-    origins = (source for p in provenances for source in p.universe.origins(p.members))
-    return frozenset(source.name for source in origins if source.is_confined)
-
-
-def _is_known(provenance: Provenance) -> bool:
+def _are_known(sources: Sources) -> bool:
     """Return whether all that a value depends on is data."""
-    origins = list(provenance.universe.origins(provenance.members))
-    return bool(origins) and all(source.is_known for source in origins)
+    return bool(sources) and all([source.is_known for source in sources])
 
 
 def fail(provenances: Iterable[Provenance], text: str) -> None:
@@ -137,9 +134,10 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
     """
     frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
     for provenance in [each for found in provenances for each in concerned(found)]:
-        if frame is None or _is_known(provenance):
+        sources = frozenset(provenance.sources)
+        if frame is None or _are_known(sources):
             continue
-        noted, decisions = _noted(provenance, frame), decisions_of(provenance.universe)
+        noted, decisions = _noted(provenance, sources, frame), decisions_of(provenance.universe)
         if decisions.ruling.setting.taints:
             decisions.failures.append((noted, text))
 

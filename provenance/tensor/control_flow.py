@@ -165,8 +165,8 @@ class Decisions:
         self._inner.discard(ruling)
         _rulings.set(tuple(each for each in _rulings.get() if each is not ruling))
 
-    def decide(self, found: Provenance, escape: Escape) -> None:
-        """Let what comes next depend on a value that escaped."""
+    def decide(self, found: Provenance, read: Sources, escape: Escape) -> None:
+        """Let what comes next depend on a value that escaped, which depends on these sources."""
         universe = found.universe
         # After the block a value is read by what trains the program, not by the program.
         is_after = universe.is_of_recording and not self.is_recording
@@ -186,7 +186,6 @@ class Decisions:
                 self.finished = _both(self.finished, self.current)
             if self._scopes:
                 self._reads.append(_InScopes(_within.get(), self.current, self._known, blurs))
-        read = frozenset(universe.origins(found.members))
         self.noted.append(Noted(escape, read, decision, is_after))
 
     def _extend(self, found: Provenance, place: str) -> None:
