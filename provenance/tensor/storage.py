@@ -221,7 +221,8 @@ def begin() -> None:
     """Look operands up where an older write is still of interest, or Python has read a value."""
     if table:
         purge()
-    watch()
+    if _is_wanted():
+        watch()
 
 
 def tidy() -> None:
@@ -240,7 +241,8 @@ def end() -> None:
     """Stop looking operands up, with the last recording of this thread."""
     if table:
         purge()
-    unwatch()
+    if local.mode is not None:
+        unwatch()
 
 
 def watch() -> None:

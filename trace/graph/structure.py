@@ -97,10 +97,12 @@ def structure_of(
         rows: its sources that come from no other one, in their order.
         terms: of each term the shape, and what it depends on.
     """
+    known: dict[Source, int] = {}
 
-    @cache
     def numbers() -> dict[Source, int]:
-        return {row.source: number for number, row in enumerate(rows)}
+        if not known:
+            known.update({row.source: number for number, row in enumerate(rows)})
+        return known
 
     def make() -> Structure:
         at = {universe.slot(row.source): number for number, row in enumerate(rows)}

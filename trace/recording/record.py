@@ -251,8 +251,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     def _govern(self, universe: Universe, began: Began | None) -> None:
         """Decide what an escape does within the recording."""
         decisions = decisions_of(universe)
-        around = decisions.ruling
-        self._ruling = Ruling(self._setting or around.setting, around.trust + self._trust)
+        around = self._ruling = decisions.ruling if began is None else decisions.outermost
+        if began is None or self._setting is not None or self._trust:
+            self._ruling = Ruling(self._setting or around.setting, around.trust + self._trust)
         if began is None:
             decisions.enter(self._ruling)
         else:
@@ -276,7 +277,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """Let escapes do what they do in the recording around, or after the block."""
         decisions, trace = decisions_of(universe), self._trace
         assert trace is not None
-        decisions.leave(ruling)
+        if ruling is not decisions.outermost:
+            decisions.leave(ruling)
         if outermost_of(trace).begun == 1:
             decisions.end(universe)
             last = decisions.outermost

@@ -49,6 +49,7 @@ from ancestral.trace.recording.constant_draws import has_tangent, transformed_dr
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.message import Message
 
+_MANY = 200  # sites of a long recording, in which the memory that each of them takes counts
 _register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 
 
@@ -159,9 +160,10 @@ def draw(
     if type(shown) is ProvenanceTensor:
         shown._form, shown._written = None, -1
     attach(shown, universe.of(source, size))._site = ref(node)  # type: ignore[attr-defined]
-    compact(shown)
-    for tensor, _ in held:
-        compact(tensor)
+    if len(universe.sources) > _MANY:
+        compact(shown)
+        for tensor, _ in held:
+            compact(tensor)
     if not is_plain:
         forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:

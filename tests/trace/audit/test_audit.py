@@ -282,7 +282,7 @@ def untracked(probs: Callable[[Tensor], Tensor]) -> Leak:
 
 
 def a_parent_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.recording.record_site.param_provenance", lambda *_: None)
+    patch.setattr("ancestral.trace.recording.record_site.param_provenance", lambda *_, **__: None)
     return torch.bernoulli(torch.sigmoid(z))  # leak
 
 
