@@ -182,7 +182,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
         outer = local.traces
         self._trace = trace = Trace(outer[-1].universe if outer else None)
-        trace.around = cast(Trace, outer[0]) if outer else None
+        if outer:
+            trace.around = cast(Trace, outer[0])
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         try:
             self._begin(trace, None if outer else _opening(frame))
@@ -279,12 +280,13 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         assert trace is not None
         if ruling is not decisions.outermost:
             decisions.leave(ruling)
-        if outermost_of(trace).begun == 1:
+        is_last = outermost_of(trace).begun == 1
+        if is_last:
             decisions.end(universe)
             last = decisions.outermost
             if last.setting.raises:  # what was recorded works as data from now on
                 decisions.outermost = replace(last, setting=SETTINGS["strict"])
-        is_last = all([each is trace or each.has_ended for each in local.traces])
+        is_last = is_last or all([each is trace or each.has_ended for each in local.traces])
         if is_last and recording.get() is universe:
             recording.set(None)
 

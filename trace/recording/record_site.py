@@ -49,7 +49,7 @@ from ancestral.trace.recording.constant_draws import has_tangent, transformed_dr
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.message import Message
 
-_MANY = 200  # sites of a long recording, in which the memory that each of them takes counts
+_MANY = 1_000  # sites of a long recording, in which the memory that each of them takes counts
 _register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 
 

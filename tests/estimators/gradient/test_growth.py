@@ -85,7 +85,7 @@ def test_a_site_takes_little_memory() -> None:
         tracemalloc.stop()
     assert len(trace) == SITES
     assert loss.ndim == 0
-    assert used <= 3_600 * SITES  # of Python's objects; torch's own are not seen
+    assert used <= 3_800 * SITES  # of Python's objects; torch's own are not seen
 
 
 @pytest.mark.usefixtures("known")
