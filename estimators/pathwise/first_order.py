@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.pathwise.routes import DerivativeOrderError
+from ancestral.estimators.pathwise.routes import Beyond
 
 
 def first_order(total: Tensor, advice: str) -> Tensor:
@@ -37,19 +37,6 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (total,) = ctx.saved_tensors
-        beyond: Any = _Beyond.apply
-        zero: Tensor = beyond(total, ctx.advice)
+        beyond: Any = Beyond.apply
+        zero: Tensor = beyond(total, 0, ctx.advice)
         return gradients[0] + zero, None
-
-
-class _Beyond(torch.autograd.Function):
-    """Zero, whose derivative raises an error."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, advice: str) -> Tensor:
-        ctx.advice = advice
-        return torch.zeros_like(total)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Tensor:
-        raise DerivativeOrderError(ctx.advice)

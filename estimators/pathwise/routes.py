@@ -210,8 +210,8 @@ def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
 
 def limit(draws: Collection[Node]) -> list[Tensor]:
     """Return zeros whose derivatives above the highest raise a DerivativeOrderError."""
-    beyond: Any = _Beyond.apply
-    return [beyond(node.value, HIGHEST).sum() for node in draws]
+    beyond: Any = Beyond.apply
+    return [beyond(node.value, HIGHEST, _OF_SOME_TERMS).sum() for node in draws]
 
 
 def sent_to(
@@ -263,23 +263,28 @@ def edges_of_gates(nodes: Iterable[Node]) -> dict[Gate, GradientEdge]:
     return found
 
 
-class _Beyond(torch.autograd.Function):
-    """Zeros whose derivatives are zero up to an order, and an error beyond."""
+class Beyond(torch.autograd.Function):
+    """Zeros whose derivatives are zero up to an order, and an error beyond, which says a text."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, left: int) -> Tensor:
+    def forward(ctx: Any, value: Tensor, left: int, text: str) -> Tensor:
+        """Return zeros of the shape of a value."""
         ctx.save_for_backward(value)
-        ctx.left = left
+        ctx.left, ctx.text = left, text
         return torch.zeros_like(value)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return zeros once more, or raise a `DerivativeOrderError` where no order is left."""
         if not ctx.left:
-            raise DerivativeOrderError(
-                "some terms of the loss depend on a draw of rsample by smooth routes only, others "
-                "by a step without a useful derivative: such a surrogate has derivatives up to "
-                f"order {HIGHEST}, and a higher one was asked for; pass estimator='score' to "
-                "an.surrogate, whose derivatives of all orders are right"
-            )
+            raise DerivativeOrderError(ctx.text)
         (value,) = ctx.saved_tensors
-        return _Beyond.apply(value, ctx.left - 1), None  # type: ignore[no-untyped-call]
+        return Beyond.apply(value, ctx.left - 1, ctx.text), None, None  # type: ignore[no-untyped-call]
+
+
+_OF_SOME_TERMS = (
+    "some terms of the loss depend on a draw of rsample by smooth routes only, others "
+    "by a step without a useful derivative: such a surrogate has derivatives up to "
+    f"order {HIGHEST}, and a higher one was asked for; pass estimator='score' to "
+    "an.surrogate, whose derivatives of all orders are right"
+)

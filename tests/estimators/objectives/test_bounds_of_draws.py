@@ -29,6 +29,15 @@ def log_mean_of(case: Case, particles: int) -> Estimate:
     return program
 
 
+def check_mean(program: Any, values: list[Tensor], estimate: Any) -> None:
+    """Check the mean of a gradient and of the bound behind it against all outcomes."""
+    runs = paths(program, values)
+    exact = expectation(runs)
+    mean = moments_of(*estimates_on(runs, program, values, estimate)).mean
+    torch.testing.assert_close(mean[:-1], derivatives(exact, values), **EXACT)
+    torch.testing.assert_close(mean[-1], -exact.detach(), **EXACT)
+
+
 @pytest.mark.parametrize(
     ("name", "particles"),
     [*((name, 1) for name in CASES), ("branching", 2), ("chain", 2)],
@@ -41,11 +50,7 @@ def test_in_turn_the_mean_of_bound_and_gradient_is_exact(name: str, particles: i
         torch.testing.assert_close(bound.value, -bound.surrogate.detach())
         return torch.cat([derivatives(bound.surrogate, values), bound.value[None]])
 
-    runs = paths(program, values)
-    exact = expectation(runs)
-    mean = moments_of(*estimates_on(runs, program, values, estimate)).mean
-    torch.testing.assert_close(mean[:-1], derivatives(exact, values), **EXACT)
-    torch.testing.assert_close(mean[-1], -exact.detach(), **EXACT)
+    check_mean(program, values, estimate)
 
 
 OWN = {"function": lambda x: x.mean(0) - 0.1 * x.var(0, correction=0)}
@@ -81,11 +86,7 @@ def test_no_choice_changes_the_mean_for_log_weights_of_plain_torch(options: dict
         bound = an.infer.of_log_weights(found, **options)
         return torch.cat([derivatives(bound.surrogate, values), bound.value[None]])
 
-    runs = paths(program, values)
-    exact = expectation(runs)
-    mean = moments_of(*estimates_on(runs, program, values, estimate)).mean
-    torch.testing.assert_close(mean[:-1], derivatives(exact, values), **EXACT)
-    torch.testing.assert_close(mean[-1], -exact.detach(), **EXACT)
+    check_mean(program, values, estimate)
 
 
 def pair_of_plates(q: Tensor, p: Tensor, size: int) -> Programs:
